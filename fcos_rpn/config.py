@@ -1,0 +1,134 @@
+"""Every config key that this package reads and Detectron2 lacks, and merging that says what is wrong."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from .errors import UserError
+
+
+def add_fcos_config(cfg: CfgNode) -> None:
+    """Add the keys and their defaults, the authors' improved recipe, to a config from Detectron2's `get_cfg()`."""
+    fcos = cfg.MODEL.FCOS = CfgNode()
+    # Foreground classes of the one-stage role; the RPN role has one.
+    fcos.NUM_CLASSES = 80
+    # Levels of the one-stage role; the RPN role reads MODEL.RPN.IN_FEATURES.
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Upper ends m_i of all levels but the last, in pixels; [] is 8 x the stride of each level.
+    fcos.SIZES_OF_INTEREST = []
+    # In strides; 0.0 takes the whole box.
+    fcos.CENTER_SAMPLING_RADIUS = 1.5
+    # Where in its cell a location lies; as MODEL.ANCHOR_GENERATOR.OFFSET.
+    fcos.LOCATION_OFFSET = 0.5
+
+    # Depth and normalization ("GN", or "" for none) of the two towers.
+    fcos.NUM_CONVS = 4
+    fcos.NORM = "GN"
+    # One learnable factor of the regression per level.
+    fcos.USE_SCALE = True
+    # What a new head predicts for every class.
+    fcos.PRIOR_PROB = 0.01
+
+    fcos.FOCAL_LOSS_ALPHA = 0.25
+    fcos.FOCAL_LOSS_GAMMA = 2.0
+    fcos.LOSS_WEIGHTS = CfgNode({"CLS": 1.0, "LOC": 1.0, "CTR": 1.0})
+
+    # Selection of the one-stage role. Boxes of an image: TEST.DETECTIONS_PER_IMAGE.
+    fcos.SCORE_THRESH_TEST = 0.05
+    fcos.TOPK_CANDIDATES_TEST = 1000
+    fcos.NMS_THRESH_TEST = 0.6
+    # Proposals suppress each other within a level, as in Detectron2's RPN, or over all levels. The rest of the
+    # RPN role's selection is Detectron2's MODEL.RPN and MODEL.PROPOSAL_GENERATOR.
+    fcos.PROPOSAL_NMS_PER_LEVEL = True
+
+    # For build_torchvision_fpn_backbone.
+    torchvision = cfg.MODEL.TORCHVISION = CfgNode()
+    torchvision.NAME = "mobilenet_v2"
+    # Modules that give res2, res3, res4 and res5; [] takes the last block of each stride.
+    torchvision.NODES = []
+    # "FrozenBN" or "BN".
+    torchvision.NORM = "FrozenBN"
+
+    # Data sets in COCO's format besides the registered ones of DATASETS.TRAIN and TEST: [[images, json], ...].
+    cfg.DATASETS.TRAIN_FOLDERS = []
+    cfg.DATASETS.TEST_FOLDERS = []
+
+
+def merge_file(cfg: CfgNode, path: str | Path) -> None:
+    """Merge a YAML file, without executing code that it may contain.
+
+    Raises:
+        UserError: if it is missing or not YAML, or a key or a type is wrong.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path}")
+    try:
+        content = CfgNode.load_yaml_with_base(str(path))
+    except (yaml.YAMLError, OSError) as error:
+        raise UserError(f"cannot read config file {path}: {error}") from error
+    _require_known(cfg, _flatten(content), f"config file {path}")
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"config file {path}: {_why(cfg, _flatten(content), error)}") from error
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merge the command line's KEY VALUE pairs.
+
+    Raises:
+        UserError: if a value is missing, or a key or a type is wrong.
+    """
+    if len(overrides) % 2:
+        raise UserError(f"the command line's overrides are not KEY VALUE pairs: {' '.join(overrides)}")
+    given = dict(zip(overrides[::2], map(_parse, overrides[1::2]), strict=True))
+    _require_known(cfg, given, "command line")
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"command line: {_why(cfg, given, error)}") from error
+
+
+def _require_known(cfg: CfgNode, given: Mapping[str, Any], source: str) -> None:
+    known = _flatten(cfg)
+    # VERSION and _BASE_ belong to Detectron2's loader; a key whose parent is a leaf is a type error of the parent.
+    for key in given:
+        if key not in known and key not in ("VERSION", "_BASE_") and not _is_node(cfg, key):
+            similar = difflib.get_close_matches(key, known, n=3)
+            hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+            raise UserError(f"{source}: there is no config key {key}.{hint}")
+
+
+def _why(cfg: CfgNode, given: Mapping[str, Any], error: Exception) -> str:
+    known = _flatten(cfg)
+    for key, value in given.items():
+        if isinstance(known.get(key), float) and type(value) is int:
+            return f"{key} is a float and wants a point: {value}.0, not {value}"
+    return str(error.args[0] if error.args else error)
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _is_node(cfg: CfgNode, key: str) -> bool:
+    node: Any = cfg
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return False
+        node = node[name]
+    return True
+
+
+def _parse(value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value

@@ -1,0 +1,31 @@
+"""The packaged configs by name, as `detectron2.model_zoo` does it."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from .config import add_fcos_config, merge_file
+from .errors import UserError
+
+
+def get_config_file(config_path: str) -> str:
+    """The file of a packaged config, such as "COCO-Detection/fcos_R_50_FPN_1x.yaml".
+
+    Raises:
+        UserError: if there is none of that name; lists those there are.
+    """
+    package = Path(__file__).parent
+    # Installed, the configs lie inside the package; in a checkout, beside it.
+    folder = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+    if not (folder / config_path).is_file():
+        known = "\n  ".join(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml")))
+        raise UserError(f"no packaged config {config_path}. There are:\n  {known}")
+    return str(folder / config_path)
+
+
+def get_config(config_path: str) -> CfgNode:
+    """A packaged config, merged into Detectron2's defaults and this package's."""
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    merge_file(cfg, get_config_file(config_path))
+    return cfg

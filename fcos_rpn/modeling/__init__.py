@@ -1,0 +1,1 @@
+"""The detector, floor by floor: each module imports only those before it in the package docstring."""

@@ -1,0 +1,177 @@
+"""Which location learns which ground-truth box (paper, sections 3.1 and 3.2; center sampling of the journal version).
+
+A location is a candidate for a box if all three hold:
+
+1. it lies strictly inside the box,
+2. it lies strictly inside the sampling box: `radius` strides around the center, clipped to the box,
+3. the largest of its four distances lies in the range of its level, both ends included.
+
+Of several candidates the smallest box wins, the one of the lower index on equal areas. Everything else is background.
+
+Shapes: N images, L levels, R = Σ Hi·Wi locations (level-major, then row-major), M boxes of all images together,
+P positives. Coordinates are pixels of the network's input image.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from .geometry import Locations, encode_boxes
+
+MAX_CELLS_AT_ONCE = 1 << 20
+"""Bound on (boxes × cells) that are looked at together, so that memory does not grow with their product."""
+
+
+class FCOSTargets(NamedTuple):
+    """What every location is to learn."""
+
+    labels: Tensor
+    """(N, R) int64 in [0, C]; C is background."""
+    matched_idxs: Tensor
+    """(N, R) int64 row of the image's ground truth; -1 is background."""
+    positives: Tensor
+    """(P,) int64 indices into the flattened (N·R), ascending."""
+    ltrb: Tensor
+    """(P, 4) distances of the positives to the sides of their boxes, > 0, in strides."""
+
+
+class FCOSAssigner:
+    """Assigns ground-truth boxes to locations; has no parameters and no state.
+
+    Inside-ness and distance separate into columns and rows of a level's grid, so a box is compared with a few columns
+    and a few rows, never with all R locations. With center sampling these are the 2·(⌊radius⌋ + 1) nearest ones.
+    """
+
+    def __init__(
+        self, *, num_classes: int, sizes_of_interest: Sequence[float], center_sampling_radius: float = 1.5
+    ) -> None:
+        """
+        Args:
+            num_classes: C; also the label of the background.
+            sizes_of_interest: upper ends m_i of all levels but the last, ascending, in pixels.
+            center_sampling_radius: in strides; 0 samples the whole box.
+        """
+        if list(sizes_of_interest) != sorted(sizes_of_interest):
+            raise ValueError(f"sizes_of_interest must ascend, got {list(sizes_of_interest)}")
+        self.num_classes = num_classes
+        self.radius = center_sampling_radius
+        self.ranges = list(zip([0.0, *sizes_of_interest], [*sizes_of_interest, math.inf], strict=True))
+
+    @torch.no_grad()
+    def __call__(self, locations: Locations, gt_instances: Sequence[Instances]) -> FCOSTargets:
+        """
+        Args:
+            locations: R locations on L levels.
+            gt_instances: N instances with `gt_boxes` (pixels) and `gt_classes` (in [0, C)); any may be empty.
+        """
+        num_images, num_locations = len(gt_instances), len(locations.points)
+        boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances]).tensor.to(locations.points)  # (M, 4)
+        classes = torch.cat([instances.gt_classes for instances in gt_instances])  # (M,)
+        num_per_image = torch.tensor([len(instances) for instances in gt_instances], device=boxes.device)
+        image_idxs = torch.repeat_interleave(num_per_image, output_size=len(boxes))  # (M,)
+
+        # All images at once: location r of image n is number n·R + r.
+        location_idxs, box_idxs = self.candidates(locations, boxes)
+        rank_to_box = _by_area(boxes)
+        ranks = torch.empty_like(rank_to_box).scatter_(0, rank_to_box, torch.arange(len(boxes), device=boxes.device))
+        best_ranks = ranks.new_full((num_images * num_locations,), len(boxes)).scatter_reduce_(
+            0, image_idxs[box_idxs] * num_locations + location_idxs, ranks[box_idxs], "amin"
+        )  # (N·R,)
+
+        positives = (best_ranks < len(boxes)).nonzero().squeeze(1)  # (P,)
+        matched = rank_to_box[best_ranks[positives]]  # (P,) rows of boxes
+        first_of_image = num_per_image.cumsum(0) - num_per_image
+        matched_idxs = torch.full_like(best_ranks, -1)
+        matched_idxs[positives] = matched - first_of_image[image_idxs[matched]]
+        labels = torch.full_like(best_ranks, self.num_classes)
+        labels[positives] = classes[matched]
+        where = positives % num_locations
+        return FCOSTargets(
+            labels=labels.view(num_images, num_locations),
+            matched_idxs=matched_idxs.view(num_images, num_locations),
+            positives=positives,
+            ltrb=encode_boxes(locations.points[where], locations.strides[where], boxes[matched]),
+        )
+
+    def candidates(self, locations: Locations, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """All pairs of a location and a box that meet the three conditions, before the smallest box wins.
+
+        Args:
+            locations: R locations on L levels.
+            boxes: (M, 4).
+
+        Returns:
+            Two (K,) int64 tensors: location in [0, R), box in [0, M).
+        """
+        if len(locations.grid_sizes) != len(self.ranges):
+            raise ValueError(f"{len(self.ranges)} ranges of sizes for {len(locations.grid_sizes)} levels")
+        pairs = [
+            pair
+            for level in range(len(self.ranges))
+            for pair in self._candidates_of_level(locations, level, boxes)
+        ]
+        nothing = torch.empty(0, dtype=torch.int64, device=boxes.device)
+        location_idxs, box_idxs = zip((nothing, nothing), *pairs, strict=True)
+        return torch.cat(location_idxs), torch.cat(box_idxs)
+
+    def _candidates_of_level(self, locations: Locations, level: int, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        height, width = locations.grid_sizes[level]
+        first = sum(locations.num_per_level[:level])
+        points = locations.points[first : first + height * width].view(height, width, 2)
+        stride = locations.strides[first]
+        lower, upper = self.ranges[level]
+
+        window = (2 * (math.floor(self.radius) + 1)) ** 2 if self.radius > 0 else height * width
+        chunk_size = max(1, MAX_CELLS_AT_ONCE // window)
+        for start in range(0, len(boxes), chunk_size):
+            chunk = boxes[start : start + chunk_size]
+            columns, is_inside_x, distance_x = self._along_axis(points[0, :, 0], stride, chunk[:, 0], chunk[:, 2])
+            rows, is_inside_y, distance_y = self._along_axis(points[:, 0, 1], stride, chunk[:, 1], chunk[:, 3])
+            is_inside = is_inside_y[:, :, None] & is_inside_x[:, None, :]  # (m, h, w)
+            distance = torch.maximum(distance_y[:, :, None], distance_x[:, None, :])
+            is_in_range = (distance >= lower) & (distance <= upper)
+            box, row, column = (is_inside & is_in_range).nonzero(as_tuple=True)
+            yield first + rows[box, row] * width + columns[box, column], start + box
+
+    def _along_axis(self, points: Tensor, stride: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One axis of a level's grid against m boxes.
+
+        Args:
+            points: (G,) coordinates of the grid's lines.
+            stride: () their distance.
+            low, high: (m,) the boxes' sides.
+
+        Returns:
+            (m, g) indices of the lines looked at, whether each lies inside the box and the sampling box, and its
+            distance to the farther side.
+        """
+        if self.radius > 0:
+            # A line within r strides of the center is one of the ⌊r⌋ + 1 next below it or the ⌊r⌋ + 1 next above.
+            reach = math.floor(self.radius) + 1
+            center = (low + high) / 2
+            nearest = ((center - points[0]) / stride).floor().clamp(-reach, len(points) + reach).long()
+            lines = nearest[:, None] + torch.arange(1 - reach, 1 + reach, device=points.device)  # (m, 2·reach)
+            is_on_grid = (lines >= 0) & (lines < len(points))
+            lines = lines.clamp(0, len(points) - 1)
+            sampling_low = torch.maximum(low, center - self.radius * stride)
+            sampling_high = torch.minimum(high, center + self.radius * stride)
+        else:
+            lines = torch.arange(len(points), device=points.device).expand(len(low), -1)
+            is_on_grid = torch.ones_like(lines, dtype=torch.bool)
+            sampling_low, sampling_high = low, high
+        at = points[lines]
+        is_inside = is_on_grid & (at > sampling_low[:, None]) & (at < sampling_high[:, None])
+        return lines, is_inside, torch.maximum(at - low[:, None], high[:, None] - at)
+
+
+def _by_area(boxes: Tensor) -> Tensor:
+    """(M, 4) -> (M,) indices, smallest area first, lower index first on ties.
+
+    Double precision, since in float32 the areas of large boxes that differ by a few pixels round to the same number.
+    """
+    sides = boxes[:, 2:].double() - boxes[:, :2].double()
+    return torch.sort(sides.prod(dim=1), stable=True).indices

@@ -1,0 +1,105 @@
+"""All of FCOS above the feature pyramid that learns: the one code path of both roles.
+
+features -> head -> predictions -> (assigner -> targets -> losses). Selection is where the roles differ, so
+post-processing belongs to the shells: `meta_arch.FCOS` and `proposal_generator.FCOSRPN`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from .assigner import FCOSAssigner
+from .geometry import Locations, compute_locations
+from .head import FCOSHead, FCOSPredictions
+from .losses import FCOSLosses
+
+
+class FCOSCore(nn.Module):
+    """Head, assigner and losses on the levels of a pyramid."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        strides: Sequence[int],
+        head: FCOSHead,
+        assigner: FCOSAssigner,
+        losses: FCOSLosses,
+        location_offset: float = 0.5,
+    ) -> None:
+        """
+        Args:
+            in_features: names of the L levels used, high to low resolution.
+            strides: their strides, in pixels.
+            head, assigner, losses: the parts, each also usable alone.
+            location_offset: see `compute_locations`.
+        """
+        super().__init__()
+        self.in_features = list(in_features)
+        self.strides = list(strides)
+        self.head = head
+        self.assigner = assigner
+        self.criterion = losses
+        self.location_offset = location_offset
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, in_features: Sequence[str], num_classes: int
+    ) -> dict[str, Any]:
+        """`in_features` and `num_classes` come from the role; all else is `MODEL.FCOS`."""
+        fcos = cfg.MODEL.FCOS
+        strides = [input_shape[name].stride for name in in_features]
+        channels = {input_shape[name].channels for name in in_features}
+        if len(channels) != 1:
+            raise ValueError(f"the levels {list(in_features)} must have the same number of channels, got {channels}")
+        return {
+            "in_features": in_features,
+            "strides": strides,
+            "head": FCOSHead(
+                in_channels=channels.pop(),
+                num_levels=len(in_features),
+                num_classes=num_classes,
+                num_convs=fcos.NUM_CONVS,
+                norm=fcos.NORM,
+                use_scale=fcos.USE_SCALE,
+                prior_prob=fcos.PRIOR_PROB,
+            ),
+            "assigner": FCOSAssigner(
+                num_classes=num_classes,
+                sizes_of_interest=fcos.SIZES_OF_INTEREST or [8.0 * stride for stride in strides[:-1]],
+                center_sampling_radius=fcos.CENTER_SAMPLING_RADIUS,
+            ),
+            "losses": FCOSLosses(
+                focal_loss_alpha=fcos.FOCAL_LOSS_ALPHA,
+                focal_loss_gamma=fcos.FOCAL_LOSS_GAMMA,
+                cls_weight=fcos.LOSS_WEIGHTS.CLS,
+                loc_weight=fcos.LOSS_WEIGHTS.LOC,
+                ctr_weight=fcos.LOSS_WEIGHTS.CTR,
+            ),
+            "location_offset": fcos.LOCATION_OFFSET,
+        }
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[FCOSPredictions, Locations]:
+        """
+        Args:
+            features: at least the L levels by name, each (N, channels, Hi, Wi).
+        """
+        levels = [features[name] for name in self.in_features]
+        locations = compute_locations(
+            [level.shape[-2:] for level in levels],
+            self.strides,
+            offset=self.location_offset,
+            device=levels[0].device,
+        )
+        return self.head(levels), locations
+
+    def losses(
+        self, predictions: FCOSPredictions, locations: Locations, gt_instances: Sequence[Instances]
+    ) -> dict[str, Tensor]:
+        """Scalars `cls`, `loc` and `ctr`; the arguments are those of `FCOSAssigner` and `FCOSLosses`."""
+        return self.criterion(predictions, self.assigner(locations, gt_instances))

@@ -1,0 +1,98 @@
+"""Shell A: FCOS as a one-stage detector, images -> detections."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import move_device_like
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from .core import FCOSCore
+from .postprocess import FCOSPostProcessor
+
+
+@META_ARCH_REGISTRY.register()
+class FCOS(nn.Module):
+    """The detector of the paper. `FCOSRPN` is the other role of the same core."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        core: FCOSCore,
+        postprocessor: FCOSPostProcessor,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+    ) -> None:
+        """
+        Args:
+            backbone: images -> named levels of a feature pyramid.
+            core: what learns above it.
+            postprocessor: selects the detections.
+            pixel_mean, pixel_std: per channel, in the order and the range of the input images.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.core = core
+        self.postprocessor = postprocessor
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        fcos = cfg.MODEL.FCOS
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "core": FCOSCore(
+                cfg, backbone.output_shape(), in_features=fcos.IN_FEATURES, num_classes=fcos.NUM_CLASSES
+            ),
+            "postprocessor": FCOSPostProcessor(
+                score_thresh=fcos.SCORE_THRESH_TEST,
+                pre_nms_topk=fcos.TOPK_CANDIDATES_TEST,
+                nms_thresh=fcos.NMS_THRESH_TEST,
+                post_nms_topk=cfg.TEST.DETECTIONS_PER_IMAGE,
+            ),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """
+        Args:
+            batched_inputs: Detectron2's format: `image` (channels, height, width); in training `instances` with
+                `gt_boxes` and `gt_classes`; optionally `height` and `width` of the wanted output.
+
+        Returns:
+            In training the losses `loss_fcos_{cls,loc,ctr}`; else for each image `{"instances": Instances}` with
+            `pred_boxes`, `scores` and `pred_classes` in pixels of the wanted output, best first.
+        """
+        images = self.preprocess_image(batched_inputs)
+        predictions, locations = self.core(self.backbone(images.tensor))
+
+        if self.training:
+            gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
+            losses = self.core.losses(predictions, locations, gt_instances)
+            return {f"loss_fcos_{name}": loss for name, loss in losses.items()}
+
+        detections = self.postprocessor(predictions, locations, images.image_sizes)
+        return [
+            {"instances": detector_postprocess(found, x.get("height", size[0]), x.get("width", size[1]))}
+            for found, x, size in zip(detections, batched_inputs, images.image_sizes, strict=True)
+        ]
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalize, pad to a common size that the backbone can divide, and batch."""
+        images = [move_device_like(x["image"], self.pixel_mean) for x in batched_inputs]
+        return ImageList.from_tensors(
+            [(image - self.pixel_mean) / self.pixel_std for image in images],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )

@@ -1,0 +1,103 @@
+"""From predictions to boxes: fuse scores, threshold, best of each level, decode, clip, suppress (paper, section 3.1).
+
+Shapes: N images, L levels, R = Σ Hi·Wi locations, C foreground classes, K kept boxes of one image.
+"""
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from .geometry import Locations, decode_boxes
+from .head import FCOSPredictions
+
+
+class FCOSPostProcessor:
+    """Selects boxes; the same for detections and proposals, which differ in the values given here.
+
+    A candidate is a pair of a location and a class. Its score is the geometric mean of the class's and the location's
+    centerness probabilities.
+    """
+
+    def __init__(
+        self,
+        *,
+        score_thresh: float | None,
+        pre_nms_topk: int,
+        nms_thresh: float,
+        post_nms_topk: int,
+        min_box_size: float = 0.0,
+        nms_per_level: bool = False,
+    ) -> None:
+        """
+        Args:
+            score_thresh: candidates need a class probability above it; None keeps all.
+            pre_nms_topk: candidates per level, by score.
+            nms_thresh: a box is dropped if its IoU with a better one of the same class is above.
+            post_nms_topk: most boxes of an image.
+            min_box_size: boxes with a side not longer than this, in pixels, are dropped before the suppression.
+            nms_per_level: let boxes suppress each other only within a level, as Detectron2's RPN does, and not
+                within the whole image, as a detector does.
+        """
+        self.score_thresh = score_thresh
+        self.pre_nms_topk = pre_nms_topk
+        self.nms_thresh = nms_thresh
+        self.post_nms_topk = post_nms_topk
+        self.min_box_size = min_box_size
+        self.nms_per_level = nms_per_level
+
+    @torch.no_grad()
+    def __call__(
+        self, predictions: FCOSPredictions, locations: Locations, image_sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """
+        Args:
+            predictions: of N images.
+            locations: R locations.
+            image_sizes: N (height, width) in pixels, without the padding.
+
+        Returns:
+            N instances with `pred_boxes` (pixels of the network's input, within the image), `scores` and
+            `pred_classes`, best first. Boxes that are not finite are dropped.
+        """
+        class_scores = predictions.logits.float().sigmoid()  # (N, R, C)
+        scores = (class_scores * predictions.centerness.float().sigmoid()[..., None]).sqrt()
+        if self.score_thresh is not None:
+            scores = scores.masked_fill(class_scores <= self.score_thresh, -1.0)
+        return [
+            self._select(scores[image], predictions.ltrb[image].float(), locations, image_size)
+            for image, image_size in enumerate(image_sizes)
+        ]
+
+    def _select(self, scores: Tensor, ltrb: Tensor, locations: Locations, image_size: tuple[int, int]) -> Instances:
+        """(R, C) scores, -1 where under the threshold, and (R, 4) distances of one image -> K boxes."""
+        num_classes = scores.shape[1]
+        kept_scores, kept_idxs, kept_levels = [], [], []
+        first = 0
+        for level, level_scores in enumerate(scores.split(locations.num_per_level)):
+            top_scores, top_idxs = _topk(level_scores.flatten(), self.pre_nms_topk)
+            kept_scores.append(top_scores)
+            kept_idxs.append(top_idxs + first * num_classes)
+            kept_levels.append(torch.full_like(top_idxs, level))
+            first += len(level_scores)
+        candidate_scores, candidate_idxs = torch.cat(kept_scores), torch.cat(kept_idxs)
+        where, classes = candidate_idxs // num_classes, candidate_idxs % num_classes
+
+        boxes = Boxes(decode_boxes(locations.points[where], locations.strides[where], ltrb[where]))
+        is_finite = torch.isfinite(boxes.tensor).all(dim=1)
+        boxes.tensor = boxes.tensor.nan_to_num()
+        boxes.clip(image_size)
+        is_kept = is_finite & boxes.nonempty(threshold=self.min_box_size)
+        instances = Instances(
+            image_size, pred_boxes=boxes[is_kept], scores=candidate_scores[is_kept], pred_classes=classes[is_kept]
+        )
+        groups = torch.cat(kept_levels)[is_kept] if self.nms_per_level else instances.pred_classes
+        best_first = batched_nms(instances.pred_boxes.tensor, instances.scores, groups, self.nms_thresh)
+        return instances[best_first[: self.post_nms_topk]]
+
+
+def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of (B,) scores >= 0 (which NaN is not), fewer if there are fewer, best first, and their indices."""
+    eligible = (scores >= 0).nonzero().squeeze(1)
+    top_scores, top = scores[eligible].topk(min(k, len(eligible)))
+    return top_scores, eligible[top]

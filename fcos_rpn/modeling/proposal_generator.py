@@ -1,0 +1,120 @@
+"""Shell B: FCOS as the proposal generator of an R-CNN, features -> proposals (paper, section 4.3)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from .core import FCOSCore
+from .head import FCOSPredictions
+from .postprocess import FCOSPostProcessor
+
+MAX_LOGIT = 23.0
+"""Detectron2 appends ground truth to the proposals at logit(1 - 1e-10) ≈ 23: no proposal shall be surer."""
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FCOSRPN(nn.Module):
+    """Replaces Detectron2's RPN under `GeneralizedRCNN` and `ProposalNetwork`. `FCOS` is the other role of the core."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        core: FCOSCore,
+        train_postprocessor: FCOSPostProcessor,
+        test_postprocessor: FCOSPostProcessor,
+        loss_weight: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            core: with one class.
+            train_postprocessor, test_postprocessor: select the proposals in training and at inference.
+            loss_weight: factor of all three losses.
+        """
+        super().__init__()
+        self.core = core
+        self.train_postprocessor = train_postprocessor
+        self.test_postprocessor = test_postprocessor
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """Levels and budgets are Detectron2's `MODEL.RPN`, so that its configs keep their meaning."""
+        rpn = cfg.MODEL.RPN
+
+        def postprocessor(pre_nms_topk: int, post_nms_topk: int) -> FCOSPostProcessor:
+            return FCOSPostProcessor(
+                score_thresh=None,
+                pre_nms_topk=pre_nms_topk,
+                nms_thresh=rpn.NMS_THRESH,
+                post_nms_topk=post_nms_topk,
+                min_box_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+                nms_per_level=cfg.MODEL.FCOS.PROPOSAL_NMS_PER_LEVEL,
+            )
+
+        return {
+            "core": FCOSCore(cfg, input_shape, in_features=rpn.IN_FEATURES, num_classes=1),
+            "train_postprocessor": postprocessor(rpn.PRE_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TRAIN),
+            "test_postprocessor": postprocessor(rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TEST),
+            "loss_weight": rpn.LOSS_WEIGHT,
+        }
+
+    def forward(
+        self, images: ImageList, features: Mapping[str, Tensor], gt_instances: Sequence[Instances] | None = None
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """
+        Args:
+            images: N images; only their sizes are used.
+            features: named levels of the pyramid.
+            gt_instances: N instances with `gt_boxes`; needed in training. Left as they are.
+
+        Returns:
+            N instances with exactly `proposal_boxes` (pixels, within the image) and `objectness_logits`, best first,
+            and the losses `loss_rpn_{cls,loc,ctr}`, empty at inference.
+
+        Raises:
+            FloatingPointError: in training, if a prediction is not finite.
+        """
+        predictions, locations = self.core(features)
+
+        losses: dict[str, Tensor] = {}
+        if self.training:
+            _require_finite(predictions)
+            if gt_instances is None:
+                raise ValueError("FCOSRPN needs gt_instances in training")
+            agnostic = [_class_agnostic(instances) for instances in gt_instances]
+            losses = {
+                f"loss_rpn_{name}": loss * self.loss_weight
+                for name, loss in self.core.losses(predictions, locations, agnostic).items()
+            }
+
+        postprocessor = self.train_postprocessor if self.training else self.test_postprocessor
+        proposals = [_to_proposals(found) for found in postprocessor(predictions, locations, images.image_sizes)]
+        return proposals, losses
+
+
+def _class_agnostic(gt_instances: Instances) -> Instances:
+    """A relabelled copy: the box head still needs the real classes."""
+    boxes = gt_instances.gt_boxes
+    classes = torch.zeros(len(gt_instances), dtype=torch.int64, device=boxes.device)
+    return Instances(gt_instances.image_size, gt_boxes=boxes, gt_classes=classes)
+
+
+def _to_proposals(instances: Instances) -> Instances:
+    """RoI heads append ground truth to proposals, which fails if these have any further field."""
+    return Instances(
+        instances.image_size,
+        proposal_boxes=instances.pred_boxes,
+        objectness_logits=torch.logit(instances.scores).clamp(-MAX_LOGIT, MAX_LOGIT),
+    )
+
+
+def _require_finite(predictions: FCOSPredictions) -> None:
+    if not all(torch.isfinite(prediction.detach()).all() for prediction in predictions):
+        raise FloatingPointError("FCOSRPN predicted infinite or NaN values. Training has diverged.")

