@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import move_device_like
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from .core import FCOSCore
-from .postprocess import FCOSPostProcessor
+from .postprocess import FCOSPostProcessor, rescale
 
 
 @META_ARCH_REGISTRY.register()
@@ -83,10 +83,7 @@ class FCOS(nn.Module):
             return {f"loss_fcos_{name}": loss for name, loss in losses.items()}
 
         detections = self.postprocessor(predictions, locations, images.image_sizes)
-        return [
-            {"instances": detector_postprocess(found, x.get("height", size[0]), x.get("width", size[1]))}
-            for found, x, size in zip(detections, batched_inputs, images.image_sizes, strict=True)
-        ]
+        return [{"instances": found} for found in rescale(detections, batched_inputs)]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalize, pad to a common size that the backbone can divide, and batch."""

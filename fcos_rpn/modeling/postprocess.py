@@ -3,7 +3,11 @@
 Shapes: N images, L levels, R = Σ Hi·Wi locations, C foreground classes, K kept boxes of one image.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -101,3 +105,14 @@ def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     eligible = (scores >= 0).nonzero().squeeze(1)
     top_scores, top = scores[eligible].topk(min(k, len(eligible)))
     return top_scores, eligible[top]
+
+
+def rescale(instances: Sequence[Instances], batched_inputs: Sequence[Mapping[str, Any]]) -> list[Instances]:
+    """From pixels of the network's input to pixels of the wanted output, `height` and `width` of each input.
+
+    Works in place, as `detector_postprocess` does: the boxes given here must not be needed any more.
+    """
+    return [
+        detector_postprocess(found, x.get("height", found.image_size[0]), x.get("width", found.image_size[1]))
+        for found, x in zip(instances, batched_inputs, strict=True)
+    ]

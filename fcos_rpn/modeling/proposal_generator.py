@@ -95,7 +95,7 @@ class FCOSRPN(nn.Module):
             }
 
         postprocessor = self.train_postprocessor if self.training else self.test_postprocessor
-        proposals = [_to_proposals(found) for found in postprocessor(predictions, locations, images.image_sizes)]
+        proposals = [to_proposals(found) for found in postprocessor(predictions, locations, images.image_sizes)]
         return proposals, losses
 
 
@@ -106,8 +106,11 @@ def _class_agnostic(gt_instances: Instances) -> Instances:
     return Instances(gt_instances.image_size, gt_boxes=boxes, gt_classes=classes)
 
 
-def _to_proposals(instances: Instances) -> Instances:
-    """RoI heads append ground truth to proposals, which fails if these have any further field."""
+def to_proposals(instances: Instances) -> Instances:
+    """Selected boxes under the names of Detectron2's proposals, with `objectness_logits` the logit of their score.
+
+    Nothing else is carried over: RoI heads append ground truth to proposals, which fails if these have more fields.
+    """
     return Instances(
         instances.image_size,
         proposal_boxes=instances.pred_boxes,

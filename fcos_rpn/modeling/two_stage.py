@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
+
+from .postprocess import rescale
 
 
 @META_ARCH_REGISTRY.register()
@@ -35,16 +37,16 @@ class GeneralizedRCNNWithProposals(GeneralizedRCNN):
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
         detections, _ = self.roi_heads(images, features, proposals, None)
+        shown = [_clone(found) for found in proposals]
         return [
-            {
-                "instances": detector_postprocess(found, x.get("height", size[0]), x.get("width", size[1])),
-                "proposals": detector_postprocess(_clone(shown), x.get("height", size[0]), x.get("width", size[1])),
-            }
-            for found, shown, x, size in zip(detections, proposals, batched_inputs, images.image_sizes, strict=True)
+            {"instances": found, "proposals": proposed}
+            for found, proposed in zip(
+                rescale(detections, batched_inputs), rescale(shown, batched_inputs), strict=True
+            )
         ]
 
 
 def _clone(proposals: Instances) -> Instances:
-    """`detector_postprocess` rescales boxes in place, and class-agnostic RoI heads may return the very same ones."""
+    """Rescaling works in place, and what the RoI heads return may share memory with the proposals."""
     fields = {**proposals.get_fields(), "proposal_boxes": Boxes(proposals.proposal_boxes.tensor.clone())}
     return Instances(proposals.image_size, **fields)

@@ -1,0 +1,181 @@
+"""Loading weights so that nothing is skipped in silence, and saving them so that a kill leaves no broken file.
+
+Detectron2's checkpointer only warns when shapes differ or keys are missing. Here that is an error, but for the layers
+that depend on the classes, which a caller may ask to start anew, and for weights that a training need not find.
+"""
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from .errors import UserError
+
+CLASS_LAYERS = (
+    "core.head.cls_logits.",
+    "roi_heads.box_predictor.",
+    "roi_heads.mask_head.predictor.",
+    "roi_heads.keypoint_head.score_lowres.",
+)
+"""Layers whose shapes depend on the number of classes or keypoints; a cascade numbers its predictors."""
+
+RENAMES = (
+    ("core.", "proposal_generator.core."),  # warm start: a one-stage FCOS into an R-CNN's FCOSRPN
+    ("proposal_generator.core.", "core."),
+    ("", "backbone.bottom_up."),  # Detectron2's ImageNet weights
+    ("", "backbone.bottom_up.body."),  # torchvision's
+    ("", "backbone.bottom_up.body.features."),  # their `features` alone
+)
+"""(prefix in the file, prefix in the model), tried in order for keys that the model does not have."""
+
+
+class FCOSCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, strict."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        require_all: bool = False,
+        reset_class_layers: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: to load into and save from.
+            save_dir: where checkpoints go.
+            require_all: every weight of the model must be in the file, as for evaluation.
+            reset_class_layers: class layers of another shape keep their initial weights.
+            checkpointables: as in Detectron2.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self.require_all = require_all
+        self.reset_class_layers = reset_class_layers
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As in fvcore, but a file of the final name is always a whole one."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        content = io.BytesIO()
+        torch.save({"model": self.model.state_dict(), **parts, **kwargs}, content)
+        _write_atomically(Path(self.save_dir) / f"{name}.pth", content.getbuffer())
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        _write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: if weights are required and none are named, the file is missing or not a checkpoint, or it does
+                not fit the model.
+        """
+        if not path and self.require_all:
+            raise UserError("evaluation needs weights: give MODEL.WEIGHTS a checkpoint, or train first")
+        if path and "://" not in path and not Path(path.partition("?")[0]).is_file():
+            raise UserError(f"MODEL.WEIGHTS: there is no file {path}")
+        try:
+            return super().load(path, checkpointables)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"{path} is no checkpoint that can be read ({_first_line(error)}). It may be truncated: get it again, or "
+                "remove it to start from an earlier one"
+            ) from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pkl"):
+            with open(filename, "rb") as file:
+                content = _NumpyUnpickler(file, encoding="latin1").load()
+            if "model" in content and "__author__" in content:
+                return content
+            blobs = content.get("blobs", content)
+            weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        return torch.load(f, map_location="cpu", weights_only=True)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        model = self.model.state_dict()
+        checkpoint["model"] = rename(checkpoint["model"], model)
+        num_weights = len(checkpoint["model"])
+        self._drop_misfits(checkpoint["model"], model)
+        incompatible = super()._load_model(checkpoint)
+        if set(incompatible.missing_keys) >= set(model):
+            raise UserError(f"none of the checkpoint's {num_weights} weights is one of the model's {len(model)}")
+        if self.require_all and incompatible.missing_keys:
+            missing = incompatible.missing_keys
+            raise UserError(
+                f"the checkpoint lacks {len(missing)} of the model's {len(model)} weights, among them "
+                f"{', '.join(missing[:5])}. Evaluation needs all: is it a backbone's file, or another model's?"
+            )
+        return incompatible
+
+    def _drop_misfits(self, weights: dict[str, Any], model: Mapping[str, Any]) -> None:
+        """Remove class layers of another shape if that is allowed; raise on every other difference of shape."""
+        misfits = [
+            (key, tuple(value.shape), tuple(model[key].shape))
+            for key, value in weights.items()
+            if key in model and tuple(value.shape) != tuple(model[key].shape)
+        ]
+        others = [misfit for misfit in misfits if not any(layer in misfit[0] for layer in CLASS_LAYERS)]
+        if others:
+            raise UserError("the checkpoint does not fit the model:\n" + _list_shapes(others))
+        if misfits and (self.require_all or not self.reset_class_layers):
+            raise UserError(
+                "the checkpoint was trained on other classes:\n"
+                + _list_shapes(misfits)
+                + "\nSet the number of classes that it was trained on"
+                + ("" if self.require_all else ", or start these layers anew: --reset-class-layers")
+            )
+        if misfits:
+            self.logger.warning("Class layers of another shape start anew:\n%s", _list_shapes(misfits))
+        for key, _, _ in misfits:
+            del weights[key]
+
+
+def rename(weights: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the keys that the model does not have the name under which it has them, by the table `RENAMES`."""
+    renamed = {}
+    for key, value in weights.items():
+        key = key.removeprefix("module.")  # of a model that was saved wrapped for several processes
+        candidates = [new + key[len(old) :] for old, new in RENAMES if key.startswith(old)]
+        renamed[next((name for name in [key, *candidates] if name in model), key)] = value
+    return renamed
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    """Reads Detectron2's .pkl weights and nothing that could run code."""
+
+    ALLOWED = frozenset(
+        (module, name)
+        for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+        for name in ("ndarray", "dtype", "_reconstruct", "scalar")
+    ) | {("_codecs", "encode"), ("collections", "OrderedDict")}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it wants to run {module}.{name}; only numpy arrays are accepted")
+        return super().find_class(module, name)
+
+
+def _write_atomically(path: Path, content: bytes | memoryview) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _list_shapes(misfits: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:
+    return "\n".join(f"  {key}: {in_file} in the file, {in_model} in the model" for key, in_file, in_model in misfits)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

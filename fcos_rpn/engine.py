@@ -1,0 +1,165 @@
+"""Detectron2's default trainer, made to run on any device, to evaluate AP and AR, and to say what went wrong."""
+
+import logging
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from torch import nn
+
+from .checkpoint import FCOSCheckpointer
+from .data import CheckedDatasetMapper, class_names, register_coco_folder, require_files
+from .errors import UserError
+from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
+from .modeling.meta_arch import FCOS
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates `FCOS`, `ProposalNetwork` and the R-CNNs from a config."""
+
+    def __init__(self, cfg: CfgNode, *, reset_class_layers: bool = False) -> None:
+        """
+        Args:
+            cfg: the whole config; its data sets are registered.
+            reset_class_layers: class layers of `MODEL.WEIGHTS` that have another shape start anew.
+        """
+        # DefaultTrainer's own constructor wraps the model for GPUs only and takes the lenient checkpointer.
+        TrainerBase.__init__(self)
+        if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+            raise UserError("SOLVER.AMP.ENABLED True needs a GPU: Detectron2's mixed precision has none for the CPU")
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
+        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = step(
+            create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids),
+            self.build_train_loader(cfg),
+            optimizer,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = FCOSCheckpointer(
+            model, cfg.OUTPUT_DIR, reset_class_layers=reset_class_layers, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def run_step(self) -> None:
+        """
+        Raises:
+            UserError: if the training has diverged. The weights are still those before the step.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise UserError(
+                f"training diverged at iteration {self.iter}, learning rate {self.optimizer.param_groups[0]['lr']:g}: "
+                f"{error}\nThe last checkpoint, if there is one, is in {self.cfg.OUTPUT_DIR}. Lower SOLVER.BASE_LR, "
+                "lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+            ) from error
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_detection_train_loader(cfg, mapper=CheckedDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedDatasetMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
+        return FCOSEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module) -> "OrderedDict[str, Any]":
+        """Evaluate on all of `DATASETS.TEST`; print tables and write `OUTPUT_DIR/results.json`.
+
+        The one-stage role shows its class-agnostic boxes besides its detections, so that it gets AP and AR as well.
+
+        Returns:
+            Results by data set, task and metric, in percent; empty but on the main process.
+        """
+        model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        shown = FCOSWithProposals(model) if isinstance(model, FCOS) else model
+        results: OrderedDict[str, Any] = OrderedDict()
+        for name in cfg.DATASETS.TEST:
+            loader = cls.build_test_loader(cfg, name)
+            found = inference_on_dataset(shown, loader, cls.build_evaluator(cfg, name))
+            if comm.is_main_process():
+                results[name] = found
+                logging.getLogger(__name__).info("Results on %s, in percent:\n%s", name, results_table(found))
+        if comm.is_main_process():
+            write_results(Path(cfg.OUTPUT_DIR) / "results.json", results)
+        return results
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> "OrderedDict[str, Any]":
+    """`Trainer.test` a new model with all of its weights from `MODEL.WEIGHTS`.
+
+    Args:
+        cfg: the whole config; its data sets are registered.
+        resume: take the last checkpoint in `OUTPUT_DIR` instead, if there is one.
+
+    Raises:
+        UserError: if there are no weights, or they do not fit the model.
+    """
+    model = Trainer.build_model(cfg)
+    FCOSCheckpointer(model, cfg.OUTPUT_DIR, require_all=True).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return Trainer.test(cfg, model)
+
+
+def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
+    """Register the folders of a config, and take the number of classes from the data sets.
+
+    `DATASETS.TRAIN_FOLDERS` and `TEST_FOLDERS` replace `DATASETS.TRAIN` and `TEST`. Folders to train on without any to
+    test on mean that nothing is evaluated: the config's own test set has other classes.
+
+    Args:
+        cfg: changed in place: `DATASETS.{TRAIN,TEST}`, `MODEL.FCOS.NUM_CLASSES`, `MODEL.ROI_HEADS.NUM_CLASSES`.
+        is_training: whether the training data will be needed.
+
+    Raises:
+        UserError: if a data set is missing, unknown or broken, or two have different classes.
+    """
+    train, test = (
+        tuple(register_coco_folder(images, json, output_dir=cfg.OUTPUT_DIR) for images, json in folders)
+        for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
+    )
+    if train or test:
+        cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN
+        cfg.DATASETS.TEST = test
+    used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
+    for name in used:
+        require_files(name)
+    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(used))
+
+
+def require_device(device: str, num_processes: int) -> None:
+    """
+    Raises:
+        UserError: if the device, or as many of it as there are processes, is not there.
+    """
+    if device.startswith("cuda") and torch.cuda.device_count() < max(1, num_processes):
+        raise UserError(
+            f"MODEL.DEVICE is {device} and {max(1, num_processes)} of it are asked for, but this machine shows "
+            f"{torch.cuda.device_count()}. Train on the CPU with --num-gpus 0, or on N processes of it with "
+            "--num-gpus N MODEL.DEVICE cpu"
+        )
+
+
+def _is_not_for_the_user(record: logging.LogRecord) -> bool:
+    """Detectron2 logs a traceback of every exception that leaves a step; whoever catches ours prints it once."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, UserError | FloatingPointError)
+
+
+logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_for_the_user)

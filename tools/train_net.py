@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+"""Train or evaluate FCOS in either role, with Detectron2's arguments and habits.
+
+Examples:
+    tools/train_net.py --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml --num-gpus 8
+    tools/train_net.py --config-file configs/custom/fcos_mobilenet_v2.yaml --num-gpus 0 \\
+        --train images/train train.json --test images/val val.json OUTPUT_DIR output/mine
+    tools/train_net.py --config-file output/mine/config.yaml --num-gpus 0 --eval-only MODEL.WEIGHTS FILE.pth
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from torch.multiprocessing import ProcessExitedException
+
+from fcos_rpn import UserError, add_fcos_config
+from fcos_rpn.config import merge_file, merge_overrides
+from fcos_rpn.data import user_message
+from fcos_rpn.engine import Trainer, evaluate, require_device, use_datasets
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = default_argument_parser(epilog=__doc__)
+    folder = {"nargs": 2, "action": "append", "metavar": ("IMAGES", "JSON"), "default": []}
+    parser.add_argument("--train", help="train on a folder in COCO's format; repeatable", **folder)
+    parser.add_argument("--test", help="evaluate on a folder in COCO's format; repeatable", **folder)
+    parser.add_argument(
+        "--reset-class-layers",
+        action="store_true",
+        help="start layers anew that have another shape in MODEL.WEIGHTS because of other classes",
+    )
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Config file, overrides and flags, in this order."""
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    if args.config_file:
+        merge_file(cfg, args.config_file)
+    merge_overrides(cfg, args.opts)
+    if args.num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.DATASETS.TRAIN_FOLDERS = args.train or cfg.DATASETS.TRAIN_FOLDERS
+    cfg.DATASETS.TEST_FOLDERS = args.test or cfg.DATASETS.TEST_FOLDERS
+    require_device(cfg.MODEL.DEVICE, args.num_gpus)
+    return cfg
+
+
+def main(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """One process of the job."""
+    use_datasets(cfg, is_training=not args.eval_only)
+    cfg.freeze()
+    default_setup(cfg, args)
+    if args.eval_only:
+        evaluate(cfg, resume=args.resume)
+        return
+    trainer = Trainer(cfg, reset_class_layers=args.reset_class_layers)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Launch the processes: one per GPU, or as many on the CPU."""
+    with user_errors_as_messages():
+        cfg = read_config(args)
+        if cfg.MODEL.DEVICE == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else Detectron2's launch gives every process a GPU
+        launch(
+            guarded_main,
+            max(1, args.num_gpus),
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(cfg, args),
+        )
+
+
+def guarded_main(cfg: CfgNode, args: argparse.Namespace) -> None:
+    with user_errors_as_messages():
+        main(cfg, args)
+
+
+@contextlib.contextmanager
+def user_errors_as_messages() -> Iterator[None]:
+    """A mistake of the user, or an interruption, ends the process with one message and no traceback."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command with --resume goes on from the last checkpoint")
+    except ProcessExitedException as error:
+        sys.exit(error.exit_code)  # that process has said why
+
+
+if __name__ == "__main__":
+    run(build_argument_parser().parse_args())
