@@ -83,11 +83,20 @@ class FCOSCheckpointer(DetectionCheckpointer):
             raise UserError(f"MODEL.WEIGHTS: there is no file {path}")
         try:
             return super().load(path, checkpointables)
-        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        except OSError as error:
             raise UserError(
-                f"{path} is no checkpoint that can be read ({_first_line(error)}). It may be truncated: get it again, or "
-                "remove it to start from an earlier one"
+                f"MODEL.WEIGHTS: cannot get {path} ({error}). Download it by other means and name the file, or set "
+                'MODEL.WEIGHTS "" to train from random weights'
             ) from error
+        except Exception as error:  # a broken file stops its reader with nearly any exception
+            raise UserError(
+                f"{path} is no checkpoint that can be read ({_first_line(error)}). It may be truncated: get it again, "
+                "or remove it to start from an earlier one"
+            ) from error
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 forgets this after an error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
@@ -106,10 +115,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         model = self.model.state_dict()
         checkpoint["model"] = rename(checkpoint["model"], model)
-        num_weights = len(checkpoint["model"])
         self._drop_misfits(checkpoint["model"], model)
+        num_weights = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        if set(incompatible.missing_keys) >= set(model):
+        # Not by what is missing: a frozen batch normalization fills in its own statistics.
+        if len(incompatible.unexpected_keys) == num_weights:
             raise UserError(f"none of the checkpoint's {num_weights} weights is one of the model's {len(model)}")
         if self.require_all and incompatible.missing_keys:
             missing = incompatible.missing_keys
@@ -159,7 +169,12 @@ class _NumpyUnpickler(pickle.Unpickler):
         (module, name)
         for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
         for name in ("ndarray", "dtype", "_reconstruct", "scalar")
-    ) | {("_codecs", "encode"), ("collections", "OrderedDict")}
+    ) | {
+        ("numpy.core.numeric", "_frombuffer"),  # arrays of pickle protocol 5
+        ("numpy._core.numeric", "_frombuffer"),
+        ("_codecs", "encode"),
+        ("collections", "OrderedDict"),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:

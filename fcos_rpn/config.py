@@ -68,12 +68,16 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         raise UserError(f"no config file {path}")
     try:
         content = CfgNode.load_yaml_with_base(str(path))
-    except (yaml.YAMLError, OSError) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError) as error:
         raise UserError(f"cannot read config file {path}: {error}") from error
+    except TypeError:  # the loader's answer to a file, or a base of it, that is empty or a mere number
+        content = None
+    if not isinstance(content, Mapping):
+        raise UserError(f"config file {path}: it, or its _BASE_, holds no KEY: VALUE pairs")
     _require_known(cfg, _flatten(content), f"config file {path}")
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise UserError(f"config file {path}: {_why(cfg, _flatten(content), error)}") from error
 
 
@@ -95,9 +99,12 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 def _require_known(cfg: CfgNode, given: Mapping[str, Any], source: str) -> None:
     known = _flatten(cfg)
-    # VERSION and _BASE_ belong to Detectron2's loader; a key whose parent is a leaf is a type error of the parent.
     for key in given:
-        if key not in known and key not in ("VERSION", "_BASE_") and not _is_node(cfg, key):
+        if key not in known and _is_node(cfg, key):
+            member = next(name for name in known if name.startswith(f"{key}."))
+            raise UserError(f"{source}: {key} is a group of keys and has no value; set its members, such as {member}")
+        # VERSION and _BASE_ belong to Detectron2's loader.
+        if key not in known and key not in ("VERSION", "_BASE_"):
             similar = difflib.get_close_matches(key, known, n=3)
             hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
             raise UserError(f"{source}: there is no config key {key}.{hint}")

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from fcos_rpn import UserError, add_fcos_config
@@ -54,6 +56,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> None:
     """One process of the job."""
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_rpn", abbrev_name="fcos_rpn")
     use_datasets(cfg, is_training=not args.eval_only)
     cfg.freeze()
     default_setup(cfg, args)

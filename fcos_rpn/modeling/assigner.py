@@ -110,9 +110,7 @@ class FCOSAssigner:
         if len(locations.grid_sizes) != len(self.ranges):
             raise ValueError(f"{len(self.ranges)} ranges of sizes for {len(locations.grid_sizes)} levels")
         pairs = [
-            pair
-            for level in range(len(self.ranges))
-            for pair in self._candidates_of_level(locations, level, boxes)
+            pair for level in range(len(self.ranges)) for pair in self._candidates_of_level(locations, level, boxes)
         ]
         nothing = torch.empty(0, dtype=torch.int64, device=boxes.device)
         location_idxs, box_idxs = zip((nothing, nothing), *pairs, strict=True)

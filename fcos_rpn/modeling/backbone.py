@@ -97,7 +97,9 @@ class TorchvisionBackbone(Backbone):
         super().__init__()
         if name not in torchvision.models.list_models(torchvision.models):
             known = ", ".join(torchvision.models.list_models(torchvision.models))
-            raise UserError(f"MODEL.TORCHVISION.NAME: torchvision has no classification network {name!r}. Known: {known}")
+            raise UserError(
+                f"MODEL.TORCHVISION.NAME: torchvision has no classification network {name!r}. Known: {known}"
+            )
         if norm not in ("FrozenBN", "BN"):
             raise UserError(f'MODEL.TORCHVISION.NORM must be "FrozenBN" or "BN", not {norm!r}')
         network = torchvision.models.get_model(name, weights=None)

@@ -91,7 +91,7 @@ class FCOSCore(nn.Module):
         """
         levels = [features[name] for name in self.in_features]
         locations = compute_locations(
-            [level.shape[-2:] for level in levels],
+            [(level.shape[-2], level.shape[-1]) for level in levels],
             self.strides,
             offset=self.location_offset,
             device=levels[0].device,

@@ -35,6 +35,8 @@ class FCOS(nn.Module):
             pixel_mean, pixel_std: per channel, in the order and the range of the input images.
         """
         super().__init__()
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
         self.backbone = backbone
         self.core = core
         self.postprocessor = postprocessor
@@ -47,9 +49,7 @@ class FCOS(nn.Module):
         backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
-            "core": FCOSCore(
-                cfg, backbone.output_shape(), in_features=fcos.IN_FEATURES, num_classes=fcos.NUM_CLASSES
-            ),
+            "core": FCOSCore(cfg, backbone.output_shape(), in_features=fcos.IN_FEATURES, num_classes=fcos.NUM_CLASSES),
             "postprocessor": FCOSPostProcessor(
                 score_thresh=fcos.SCORE_THRESH_TEST,
                 pre_nms_topk=fcos.TOPK_CANDIDATES_TEST,

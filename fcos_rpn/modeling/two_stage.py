@@ -40,9 +40,7 @@ class GeneralizedRCNNWithProposals(GeneralizedRCNN):
         shown = [_clone(found) for found in proposals]
         return [
             {"instances": found, "proposals": proposed}
-            for found, proposed in zip(
-                rescale(detections, batched_inputs), rescale(shown, batched_inputs), strict=True
-            )
+            for found, proposed in zip(rescale(detections, batched_inputs), rescale(shown, batched_inputs), strict=True)
         ]
 
 

@@ -1,0 +1,21 @@
+"""Data sets: COCO-format folders by name, checks of their annotations and pictures, and the embedded digits.
+
+annotations  one json: checks and repairs, without Detectron2
+coco_folder  a folder and its json -> a registered name; class names and files of registered names
+mapper       data set entries -> model inputs, with errors that name the picture
+digits       generates the quick start's data set
+"""
+
+from .annotations import CheckedAnnotations, load_annotations
+from .coco_folder import class_names, register_coco_folder, require_files
+from .mapper import CheckedDatasetMapper, user_message
+
+__all__ = [
+    "CheckedAnnotations",
+    "CheckedDatasetMapper",
+    "class_names",
+    "load_annotations",
+    "register_coco_folder",
+    "require_files",
+    "user_message",
+]

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, Instances
+
+from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses
+from tests.tiny import tiny_config
+
+PYRAMID = {f"p{level}": ShapeSpec(channels=64, stride=2**level) for level in range(2, 8)}
+
+
+def core(in_features=("p3", "p4", "p5", "p6", "p7"), num_classes=2, **overrides):
+    cfg = tiny_config()
+    for key, value in overrides.items():
+        setattr(cfg.MODEL.FCOS, key, value)
+    return FCOSCore(cfg, PYRAMID, in_features=in_features, num_classes=num_classes)
+
+
+def features(names=PYRAMID, size=128):
+    return {name: torch.randn(2, 64, size // PYRAMID[name].stride, size // PYRAMID[name].stride) for name in names}
+
+
+def test_sizes_of_interest_follow_the_strides():
+    assert core().assigner.ranges == [(0, 64), (64, 128), (128, 256), (256, 512), (512, float("inf"))]
+    on_p2_p6 = core(["p2", "p3", "p4", "p5", "p6"])
+    assert on_p2_p6.assigner.ranges == [(0, 32), (32, 64), (64, 128), (128, 256), (256, float("inf"))]
+    given = core(["p3", "p4"], SIZES_OF_INTEREST=[40.0])
+    assert given.assigner.ranges == [(0, 40), (40, float("inf"))]
+
+
+def test_takes_its_levels_by_name_with_their_strides():
+    predictions, locations = core(["p4", "p5"])(features())
+    assert locations.grid_sizes == ((8, 8), (4, 4))
+    assert locations.strides.unique().tolist() == [16, 32]
+    assert predictions.logits.shape == (2, 80, 2)
+
+
+def test_location_offset():
+    _, locations = core(LOCATION_OFFSET=0.0)(features())
+    assert locations.points[0].tolist() == [0, 0]
+    _, locations = core()(features())
+    assert locations.points[0].tolist() == [4, 4]
+
+
+def test_losses_are_those_of_the_assigned_targets():
+    model = core()
+    predictions, locations = model(features())
+    gt = [
+        Instances((128, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 72, 72]])), gt_classes=torch.tensor([1])),
+        Instances((128, 128), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64)),
+    ]
+    found = model.losses(predictions, locations, gt)
+    expected = model.criterion(predictions, model.assigner(locations, gt))
+    assert found == expected
+    assert set(found) == {"cls", "loc", "ctr"}
+
+
+def test_built_by_hand_equals_built_from_config():
+    """Everything below `from_config` takes plain values."""
+    torch.manual_seed(0)
+    from_config = core(["p3", "p4"])
+    torch.manual_seed(0)
+    by_hand = FCOSCore(
+        in_features=["p3", "p4"],
+        strides=[8, 16],
+        head=FCOSHead(in_channels=64, num_levels=2, num_classes=2, num_convs=1),
+        assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0]),
+        losses=FCOSLosses(),
+    )
+    inputs = features()
+    for one, other in zip(from_config(inputs)[0], by_hand(inputs)[0], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_levels_must_have_the_same_channels():
+    shapes = {**PYRAMID, "p3": ShapeSpec(channels=32, stride=8)}
+    with pytest.raises(ValueError, match="same number of channels"):
+        FCOSCore(tiny_config(), shapes, in_features=["p3", "p4"], num_classes=1)

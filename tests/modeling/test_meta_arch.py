@@ -1,0 +1,88 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from tests.tiny import tiny_batch, tiny_config
+
+MIXED = ([(64, 96), (96, 64), (80, 80)], [3, 0, 1])
+EMPTY = ([(64, 96), (80, 80)], [0, 0])
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_model(tiny_config())
+
+
+def raise_scores(model):
+    """A new model detects nothing: its scores are the prior's .01."""
+    torch.nn.init.zeros_(model.core.head.cls_logits.bias)
+    return model
+
+
+@pytest.mark.parametrize(("sizes", "num_boxes"), [MIXED, EMPTY])
+def test_training_returns_losses_and_every_parameter_learns(model, sizes, num_boxes):
+    model.train().zero_grad()
+    losses = model(tiny_batch(sizes, num_boxes))
+    assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_the_batch_is_left_alone(model):
+    batch = tiny_batch(*MIXED)
+    before = [(x["instances"].gt_boxes.tensor.clone(), x["instances"].gt_classes.clone()) for x in batch]
+    model.train()(batch)
+    for x, (boxes, classes) in zip(batch, before, strict=True):
+        assert torch.equal(x["instances"].gt_boxes.tensor, boxes)
+        assert torch.equal(x["instances"].gt_classes, classes)
+
+
+@torch.no_grad()
+def test_inference_detects_in_pixels_of_the_wanted_output(model):
+    batch = tiny_batch(*MIXED)
+    raise_scores(model).eval()
+    at_input_size = model([{"image": x["image"]} for x in batch])
+    doubled = model([{"image": x["image"], "height": 2 * x["height"], "width": 2 * x["width"]} for x in batch])
+    for x, one, two in zip(batch, at_input_size, doubled, strict=True):
+        found, larger = one["instances"], two["instances"]
+        assert found.image_size == (x["height"], x["width"])
+        assert 0 < len(found) <= 100
+        assert (found.scores[:-1] >= found.scores[1:]).all()
+        assert set(found.get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+        torch.testing.assert_close(larger.pred_boxes.tensor, 2 * found.pred_boxes.tensor)
+
+
+@torch.no_grad()
+def test_a_batch_detects_what_its_images_do_alone(model):
+    """Padding to a common size moves no box of an image that needs none."""
+    batch = tiny_batch([(64, 96), (64, 96)], [1, 1])
+    raise_scores(model).eval()
+    together = model(batch)
+    for x, found in zip(batch, together, strict=True):
+        (alone,) = model([x])
+        torch.testing.assert_close(found["instances"].pred_boxes.tensor, alone["instances"].pred_boxes.tensor)
+
+
+def test_learns_one_image():
+    """Over-fits: the box of the only training image is found again."""
+    torch.manual_seed(0)
+    cfg = tiny_config()
+    cfg.MODEL.TORCHVISION.NORM = "BN"
+    model = build_model(cfg)
+    batch = tiny_batch([(96, 96)] * 2, [1, 1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(60):
+        losses = model(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        found = model(batch)
+    for x, output in zip(batch, found, strict=True):
+        gt, best = x["instances"], output["instances"][0]
+        assert best.pred_classes.item() == gt.gt_classes.item()
+        torch.testing.assert_close(best.pred_boxes.tensor, gt.gt_boxes.tensor, rtol=0, atol=8)

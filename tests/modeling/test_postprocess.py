@@ -1,0 +1,175 @@
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from fcos_rpn import FCOSPostProcessor, FCOSPredictions, compute_locations
+from fcos_rpn.modeling.postprocess import rescale
+from tests import naive
+
+GRID_SIZES, STRIDES = [(8, 10), (4, 5), (2, 3)], [8, 16, 32]
+LOCATIONS = compute_locations(GRID_SIZES, STRIDES)
+POINTS = naive.locations(GRID_SIZES, STRIDES)
+SIZE = (60, 75)  # smaller than the grid's 64 × 80: some locations lie in the padding
+
+DETECTOR = {"score_thresh": 0.3, "pre_nms_topk": 20, "nms_thresh": 0.6, "post_nms_topk": 15}
+PROPOSALS = {**DETECTOR, "score_thresh": None, "nms_per_level": True, "min_box_size": 4.0}
+
+
+def predictions(num_images=1, num_classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    num_locations = len(LOCATIONS.points)
+    return FCOSPredictions(
+        logits=torch.randn(num_images, num_locations, num_classes, generator=generator) * 2,
+        ltrb=torch.rand(num_images, num_locations, 4, generator=generator) * 3,
+        centerness=torch.randn(num_images, num_locations, generator=generator),
+    )
+
+
+def nothing_but(boxes_by_location, num_classes=1):
+    """Predictions that are sure of (logit, centerness, ltrb) at a few locations and hold all others impossible."""
+    num_locations = len(LOCATIONS.points)
+    found = FCOSPredictions(
+        logits=torch.full((1, num_locations, num_classes), -20.0),
+        ltrb=torch.ones(1, num_locations, 4),
+        centerness=torch.zeros(1, num_locations),
+    )
+    for where, (logit, centerness, ltrb) in boxes_by_location.items():
+        found.logits[0, where, 0] = logit
+        found.centerness[0, where] = centerness
+        found.ltrb[0, where] = torch.tensor(ltrb)
+    return found
+
+
+@pytest.mark.parametrize("settings", [DETECTOR, PROPOSALS, {**PROPOSALS, "nms_per_level": False}])
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_naive_oracle(settings, num_classes, seed):
+    found = predictions(2, num_classes, seed)
+    for image, instances in enumerate(FCOSPostProcessor(**settings)(found, LOCATIONS, [SIZE, SIZE])):
+        expected = naive.select(
+            found.logits[image].tolist(),
+            found.ltrb[image].tolist(),
+            found.centerness[image].tolist(),
+            POINTS,
+            SIZE,
+            **settings,
+        )
+        assert len(instances) == len(expected) > 3
+        scores, classes, boxes = zip(*expected, strict=True)
+        torch.testing.assert_close(instances.scores, torch.tensor(scores))
+        torch.testing.assert_close(instances.pred_boxes.tensor, torch.tensor(boxes), rtol=1e-5, atol=1e-4)
+        assert instances.pred_classes.tolist() == list(classes)
+
+
+def test_by_hand():
+    # Location 11 is row 1, column 1 of stride 8: (12, 12). Distances 1, .5, 2, 1 strides -> (4, 8, 28, 20).
+    found = nothing_but({11: (0.0, 0.0, [1.0, 0.5, 2.0, 1.0])})
+    (instances,) = FCOSPostProcessor(**DETECTOR)(found, LOCATIONS, [SIZE])
+    assert instances.pred_boxes.tensor.tolist() == [[4, 8, 28, 20]]
+    # √(σ(0) · σ(0)) = .5
+    assert instances.scores.tolist() == pytest.approx([0.5])
+    assert instances.pred_classes.tolist() == [0]
+    assert instances.image_size == SIZE
+
+
+def test_threshold_is_on_the_class_and_rank_on_the_fused_score():
+    # Class probabilities .73 and .62; the first is hardly central, so the second ranks first.
+    boxes = {11: (1.0, -3.0, [1.0] * 4), 16: (0.5, 3.0, [1.0] * 4), 30: (-1.0, 9.0, [1.0] * 4)}
+    (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes), LOCATIONS, [SIZE])
+    centers = instances.pred_boxes.get_centers().tolist()
+    assert centers == [LOCATIONS.points[16].tolist(), LOCATIONS.points[11].tolist()]  # 30's class is .27 < .3
+
+
+def test_one_location_may_have_several_classes():
+    found = nothing_but({11: (2.0, 0.0, [1.0] * 4)}, num_classes=2)
+    found.logits[0, 11, 1] = 1.0
+    (instances,) = FCOSPostProcessor(**DETECTOR)(found, LOCATIONS, [SIZE])
+    assert instances.pred_classes.tolist() == [0, 1]
+
+
+def test_topk_counts_per_level():
+    settings = {**PROPOSALS, "pre_nms_topk": 2, "nms_thresh": 1.0, "post_nms_topk": 100}
+    (instances,) = FCOSPostProcessor(**settings)(predictions(num_classes=1), LOCATIONS, [(64, 96)])
+    assert len(instances) == 6  # 2 of each of 3 levels
+
+
+def test_ties_do_not_give_more_than_k():
+    found = nothing_but({})
+    (instances,) = FCOSPostProcessor(**{**PROPOSALS, "post_nms_topk": 5})(found, LOCATIONS, [SIZE])
+    assert len(instances) == 5
+
+
+@pytest.mark.parametrize(("nms_per_level", "expected"), [(True, 2), (False, 1)])
+def test_suppression_per_level_or_over_all(nms_per_level, expected):
+    # Around (28, 28) and (24, 24), squares of side 32: IoU 28²/(2·32² − 28²) = .62
+    boxes = {33: (2.0, 0.0, [2.0] * 4), 80 + 6: (1.0, 0.0, [1.0] * 4)}
+    settings = {**PROPOSALS, "nms_per_level": nms_per_level, "score_thresh": 0.3}
+    (instances,) = FCOSPostProcessor(**settings)(nothing_but(boxes), LOCATIONS, [SIZE])
+    assert len(instances) == expected
+
+
+def test_boxes_in_the_padding_are_dropped_before_they_suppress():
+    """A location in the padding clips to a box without area; Detectron2's RPN drops such boxes too."""
+    where = 9  # row 0, column 9 of stride 8: x = 76, beyond the image's 75
+    (instances,) = FCOSPostProcessor(**PROPOSALS)(nothing_but({where: (9.0, 9.0, [0.1] * 4)}), LOCATIONS, [SIZE])
+    assert (instances.pred_boxes.area() > 0).all()
+    assert instances.scores.max().item() < 0.5
+
+
+def test_small_boxes_are_dropped():
+    found = nothing_but({11: (2.0, 0.0, [0.2] * 4), 16: (1.0, 0.0, [1.0] * 4)})  # sides 3.2 and 16 pixels
+    for min_box_size, expected in ((0.0, 2), (3.0, 2), (4.0, 1), (16.0, 0)):
+        settings = {**PROPOSALS, "min_box_size": min_box_size, "score_thresh": 0.3}
+        (instances,) = FCOSPostProcessor(**settings)(found, LOCATIONS, [SIZE])
+        assert len(instances) == expected
+
+
+@pytest.mark.parametrize("settings", [DETECTOR, PROPOSALS])
+def test_what_is_not_finite_is_dropped(settings):
+    found = nothing_but({where: (2.0, 0.0, [1.0] * 4) for where in (11, 15, 33, 37)})
+    found.logits[0, 15, 0] = float("nan")
+    found.centerness[0, 33] = float("nan")
+    found.ltrb[0, 37, 0] = float("inf")
+    (instances,) = FCOSPostProcessor(**settings)(found, LOCATIONS, [SIZE])
+    assert torch.isfinite(instances.pred_boxes.tensor).all()
+    assert (instances.scores > 0.5).sum() == 1
+
+
+def test_contract():
+    for seed in range(5):
+        for instances in FCOSPostProcessor(**DETECTOR)(
+            predictions(3, seed=seed), LOCATIONS, [SIZE, (64, 80), (33, 41)]
+        ):
+            height, width = instances.image_size
+            boxes = instances.pred_boxes.tensor
+            assert len(instances) <= 15
+            assert (instances.scores[:-1] >= instances.scores[1:]).all()
+            assert (boxes >= 0).all()
+            assert (boxes <= torch.tensor([width, height, width, height])).all()
+
+
+def test_no_candidates():
+    (instances,) = FCOSPostProcessor(**{**DETECTOR, "score_thresh": 0.99})(nothing_but({}), LOCATIONS, [SIZE])
+    assert len(instances) == 0
+    assert instances.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_no_gradient_passes_and_predictions_stay():
+    found = predictions()
+    before = [prediction.clone() for prediction in found]
+    for prediction in found:
+        prediction.requires_grad_()
+    (instances,) = FCOSPostProcessor(**PROPOSALS)(found, LOCATIONS, [SIZE])
+    assert not instances.pred_boxes.tensor.requires_grad
+    assert not instances.scores.requires_grad
+    for prediction, copy in zip(found, before, strict=True):
+        assert torch.equal(prediction, copy)
+
+
+def test_rescale_to_the_wanted_size():
+    def instances():
+        return Instances((60, 80), pred_boxes=Boxes(torch.tensor([[6.0, 12, 30, 24]])), scores=torch.ones(1))
+
+    doubled, same = rescale([instances(), instances()], [{"height": 120, "width": 160}, {}])
+    assert doubled.pred_boxes.tensor.tolist() == [[12, 24, 60, 48]]
+    assert same.pred_boxes.tensor.tolist() == [[6, 12, 30, 24]]

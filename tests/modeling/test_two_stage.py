@@ -1,0 +1,98 @@
+"""Detectron2's contract: FCOSRPN below its R-CNNs, stock or with proposals, with every kind of RoI head."""
+
+import pytest
+import torch
+from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.utils.events import EventStorage
+
+from tests.tiny import tiny_batch, tiny_config
+
+SIZES = [(64, 96), (96, 64), (80, 80)]
+
+
+def config(meta_architecture="GeneralizedRCNNWithProposals", roi_heads="StandardROIHeads", masks=False, keypoints=0):
+    cfg = tiny_config(meta_architecture)
+    cfg.MODEL.ROI_HEADS.NAME = roi_heads
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = roi_heads == "CascadeROIHeads"
+    cfg.MODEL.MASK_ON = masks
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.MODEL.KEYPOINT_ON = keypoints > 0
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = keypoints or 17
+    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [16]
+    return cfg
+
+
+KINDS = {
+    "standard": {},
+    "cascade": {"roi_heads": "CascadeROIHeads"},
+    "mask": {"masks": True},
+    "cascade mask": {"roi_heads": "CascadeROIHeads", "masks": True},
+    "keypoint": {"keypoints": 5},
+}
+
+
+@pytest.mark.parametrize("num_boxes", [[3, 0, 1], [0, 0, 0]], ids=["mixed", "empty"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("meta_architecture", ["GeneralizedRCNN", "GeneralizedRCNNWithProposals"])
+def test_trains_and_infers(meta_architecture, kind, num_boxes):
+    torch.manual_seed(0)
+    cfg = config(meta_architecture, **KINDS[kind])
+    model = build_model(cfg)
+    batch = tiny_batch(SIZES, num_boxes, with_masks="mask" in kind, num_keypoints=KINDS[kind].get("keypoints", 0))
+
+    with EventStorage():  # RoI heads log to it
+        losses = model.train()(batch)
+    assert {"loss_rpn_cls", "loss_rpn_loc", "loss_rpn_ctr"} < set(losses)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    learning = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == learning
+
+    with torch.no_grad():
+        outputs = model.eval()(batch)
+    expected = {"instances"} if meta_architecture == "GeneralizedRCNN" else {"instances", "proposals"}
+    assert [set(output) for output in outputs] == [expected] * 3
+    if "mask" in kind:
+        assert outputs[0]["instances"].pred_masks.shape[1:] == SIZES[0]
+
+
+@torch.no_grad()
+def test_shows_what_its_proposal_generator_proposes_at_the_wanted_size():
+    torch.manual_seed(0)
+    model = build_model(config()).eval()
+    batch = tiny_batch(SIZES, [1, 1, 1])
+    images = model.preprocess_image(batch)
+    proposed, _ = model.proposal_generator(images, model.backbone(images.tensor))
+    plain = GeneralizedRCNN.inference(model, batch)
+    for x in batch:
+        x["height"], x["width"] = 2 * x["height"], 2 * x["width"]
+    for output, proposals, x, before in zip(model(batch), proposed, batch, plain, strict=True):
+        assert output["proposals"].image_size == (x["height"], x["width"])
+        torch.testing.assert_close(output["proposals"].proposal_boxes.tensor, 2 * proposals.proposal_boxes.tensor)
+        torch.testing.assert_close(output["instances"].pred_boxes.tensor, 2 * before["instances"].pred_boxes.tensor)
+
+
+@torch.no_grad()
+def test_rescaling_proposals_leaves_those_of_the_roi_heads_alone():
+    torch.manual_seed(0)
+    model = build_model(config()).eval()
+    seen = []
+    model.roi_heads.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
+    batch = tiny_batch([(64, 96)], [1])
+    batch[0]["height"], batch[0]["width"] = 640, 960
+    model(batch)
+    assert seen[0][0].proposal_boxes.tensor.max().item() <= 96
+
+
+@torch.no_grad()
+def test_given_boxes_and_raw_outputs_are_those_of_the_stock_model():
+    """Test-time augmentation calls `inference` in both ways."""
+    torch.manual_seed(0)
+    model = build_model(config()).eval()
+    batch = tiny_batch(SIZES, [1, 1, 1])
+    raw = model.inference(batch, do_postprocess=False)
+    assert not isinstance(raw[0], dict)
+    given = model.inference(batch, raw, do_postprocess=False)
+    assert [len(found) for found in given] == [len(found) for found in raw]

