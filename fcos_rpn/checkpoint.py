@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from .errors import UserError
 
@@ -106,7 +107,10 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 return content
             blobs = content.get("blobs", content)
             weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
-            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+            self._convert_ndarray_to_tensor(weights)
+            # Translated here and not by Detectron2, which would only warn of other shapes.
+            weights, _ = convert_c2_detectron_names(weights)
+            return {"model": weights, "matching_heuristics": True}
         return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> dict[str, Any]:

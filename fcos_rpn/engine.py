@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
@@ -66,6 +67,12 @@ class Trainer(DefaultTrainer):
                 f"{error}\nThe last checkpoint, if there is one, is in {self.cfg.OUTPUT_DIR}. Lower SOLVER.BASE_LR, "
                 "lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
             ) from error
+
+    def after_train(self) -> None:
+        # After an error in the last iteration Detectron2 would still evaluate.
+        if self.iter < self.max_iter:
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, EvalHook)]
+        super().after_train()
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

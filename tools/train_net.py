@@ -14,6 +14,11 @@ import os
 import sys
 from collections.abc import Iterator
 
+try:
+    import fcos_rpn  # noqa: F401
+except ModuleNotFoundError as error:  # says how to get detectron2 if that is what is missing
+    sys.exit(f"error: {error}")
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm

@@ -3,7 +3,7 @@
 annotations  one json: checks and repairs, without Detectron2
 coco_folder  a folder and its json -> a registered name; class names and files of registered names
 mapper       data set entries -> model inputs, with errors that name the picture
-digits       generates the quick start's data set
+digits       generates the quick start's data set from the pictures of digits_scene
 """
 
 from .annotations import CheckedAnnotations, load_annotations

@@ -128,10 +128,12 @@ def _probe(name: str, network: nn.Module) -> list[_Map]:
 
     def record(module: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            shape = output.shape if isinstance(output, Tensor) else ()
-            stride = height // shape[2] if len(shape) == 4 else 0
-            is_map = stride > 0 and tuple(shape[2:]) == (height // stride, width // stride)
-            maps.append(_Map(module, stride if is_map else 0, shape[1] if is_map else 0))
+            is_batch_of_maps = isinstance(output, Tensor) and output.ndim == 4
+            stride = height // output.shape[2] if is_batch_of_maps else 0
+            if stride > 0 and output.shape[2:] == (height // stride, width // stride):
+                maps.append(_Map(module, stride, output.shape[1]))
+            else:
+                maps.append(_Map(module, 0, 0))
 
         return hook
 

@@ -62,13 +62,13 @@ class FCOSHead(nn.Module):
         self.centerness = nn.Conv2d(in_channels, 1, kernel_size=3, padding=1)
         self.scales = nn.Parameter(torch.ones(num_levels), requires_grad=use_scale)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior_prob) / prior_prob))
-        nn.init.constant_(self.bbox_pred.bias, initial_distance)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 4:
+                nn.init.normal_(parameter, std=0.01)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+        nn.init.constant_(self.get_parameter("cls_logits.bias"), -math.log((1 - prior_prob) / prior_prob))
+        nn.init.constant_(self.get_parameter("bbox_pred.bias"), initial_distance)
 
     def forward(self, features: Sequence[Tensor]) -> FCOSPredictions:
         """
