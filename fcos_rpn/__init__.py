@@ -28,10 +28,11 @@ except ModuleNotFoundError as error:
         " && pip install 'fcos_rpn[detectron2-deps]'"
     ) from error
 
+from . import model_zoo
 from .config import add_fcos_config
 from .errors import UserError
-from .modeling import backbone as _backbone  # registers the builders
 from .modeling.assigner import FCOSAssigner, FCOSTargets
+from .modeling.backbone import TorchvisionBackbone
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations, compute_centerness, compute_locations, decode_boxes, encode_boxes
 from .modeling.head import FCOSHead, FCOSPredictions
@@ -53,10 +54,12 @@ __all__ = [
     "FCOSTargets",
     "GeneralizedRCNNWithProposals",
     "Locations",
+    "TorchvisionBackbone",
     "UserError",
     "add_fcos_config",
     "compute_centerness",
     "compute_locations",
     "decode_boxes",
     "encode_boxes",
+    "model_zoo",
 ]

@@ -87,7 +87,7 @@ def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: st
 class QuickstartTrainer(Trainer):
     """The product's trainer with progress bars instead of a log on the screen."""
 
-    def __init__(self, cfg: CfgNode, *, title: str, reset_class_layers: bool) -> None:
+    def __init__(self, cfg: CfgNode, *, title: str, reset_class_layers: bool = False) -> None:
         self.title = title
         super().__init__(cfg, reset_class_layers=reset_class_layers)
 
