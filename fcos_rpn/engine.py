@@ -71,7 +71,7 @@ class Trainer(DefaultTrainer):
     def after_train(self) -> None:
         # After an error in the last iteration Detectron2 would still evaluate.
         if self.iter < self.max_iter:
-            self._hooks = [hook for hook in self._hooks if not isinstance(hook, EvalHook)]
+            self._hooks[:] = [hook for hook in self._hooks if not isinstance(hook, EvalHook)]
         super().after_train()
 
     @classmethod

@@ -77,7 +77,7 @@ def main() -> None:
     cfg = model_zoo.get_config(ONE_STAGE)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.META_ARCHITECTURE = "TorchvisionYardstick"
-    cfg.MODEL.WEIGHTS = imagenet_weights()
+    cfg.MODEL.WEIGHTS = imagenet_weights(args.quickstart / "mobilenet_v2.pth")
     cfg.OUTPUT_DIR = str(args.quickstart / "torchvision")
     digits = args.quickstart / "digits"
     cfg.DATASETS.TRAIN_FOLDERS = [[str(digits / "train"), str(digits / "instances_train.json")]]

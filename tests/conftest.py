@@ -1,0 +1,29 @@
+"""One thread for all tests: their models are too small for more."""
+
+import logging
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def detectron2_restored():
+    """Takes back what a run leaves behind in Detectron2: registered data sets, and loggers whose messages go to the
+    run's handlers and no longer to pytest's."""
+    data_sets = set(DatasetCatalog)
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "fcos_rpn")]
+    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for name in set(DatasetCatalog) - data_sets:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for logger, level, propagate, handlers in before:
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.level, logger.propagate, logger.handlers = level, propagate, handlers

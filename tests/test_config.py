@@ -1,0 +1,183 @@
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+from fcos_rpn import UserError, add_fcos_config
+from fcos_rpn.config import merge_file, merge_overrides
+from tests.tiny import tiny_config
+
+RECIPE = {
+    "NUM_CLASSES": 80,
+    "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    "SIZES_OF_INTEREST": [],
+    "CENTER_SAMPLING_RADIUS": 1.5,
+    "LOCATION_OFFSET": 0.5,
+    "NUM_CONVS": 4,
+    "NORM": "GN",
+    "USE_SCALE": True,
+    "PRIOR_PROB": 0.01,
+    "FOCAL_LOSS_ALPHA": 0.25,
+    "FOCAL_LOSS_GAMMA": 2.0,
+    "LOSS_WEIGHTS": {"CLS": 1.0, "LOC": 1.0, "CTR": 1.0},
+    "SCORE_THRESH_TEST": 0.05,
+    "TOPK_CANDIDATES_TEST": 1000,
+    "NMS_THRESH_TEST": 0.6,
+    "PROPOSAL_NMS_PER_LEVEL": True,
+}
+"""The authors' improved recipe, under the names of Detectron2's MODEL.RETINANET where it has one."""
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    return cfg
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content: str | bytes, name: str = "mine.yaml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def error_of_file(cfg: CfgNode, path: Path) -> str:
+    before = cfg.dump()
+    with pytest.raises(UserError) as error:
+        merge_file(cfg, path)
+    assert cfg.dump() == before
+    return str(error.value)
+
+
+def test_defaults_are_the_improved_recipe(cfg):
+    assert cfg.MODEL.FCOS == RECIPE
+
+
+class RecordingNode(CfgNode):
+    """Remembers the keys that are read, of all such nodes together."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getattr__(self, name):
+        RecordingNode.read.add(name)
+        return super().__getattr__(name)
+
+
+def test_every_key_is_read_by_one_of_the_roles():
+    for meta_architecture in ("FCOS", "ProposalNetwork"):
+        cfg = tiny_config(meta_architecture)
+        for node in ("FCOS", "TORCHVISION"):
+            cfg.MODEL[node] = RecordingNode(yaml.safe_load(cfg.MODEL[node].dump()))
+        build_model(cfg)
+    assert RecordingNode.read >= {*RECIPE, *RECIPE["LOSS_WEIGHTS"], *cfg.MODEL.TORCHVISION}
+
+
+def test_detectron2s_own_defaults_stay_untouched(cfg):
+    fresh = get_cfg()
+    for node, names in ((fresh.MODEL, ["FCOS", "TORCHVISION"]), (fresh.DATASETS, ["TRAIN_FOLDERS", "TEST_FOLDERS"])):
+        assert not {*names} & {*node}
+    for node, names in ((cfg.MODEL, ["FCOS", "TORCHVISION"]), (cfg.DATASETS, ["TRAIN_FOLDERS", "TEST_FOLDERS"])):
+        for name in names:
+            del node[name]
+    assert cfg == fresh
+
+
+def test_file_with_base_and_overrides_merge_in_this_order(cfg, write):
+    write("VERSION: 2\nMODEL:\n  FCOS:\n    NUM_CLASSES: 3\n    NORM: ''\nSOLVER:\n  BASE_LR: 0.5\n", "base.yaml")
+    merge_file(cfg, write("_BASE_: base.yaml\nMODEL:\n  FCOS:\n    NUM_CLASSES: 4\n"))
+    assert (cfg.MODEL.FCOS.NUM_CLASSES, cfg.MODEL.FCOS.NORM, cfg.SOLVER.BASE_LR) == (4, "", 0.5)
+    merge_overrides(cfg, ["MODEL.FCOS.NUM_CLASSES", "5", "INPUT.MIN_SIZE_TRAIN", "(240,320)", "SOLVER.BASE_LR", "1e-3"])
+    assert (cfg.MODEL.FCOS.NUM_CLASSES, cfg.INPUT.MIN_SIZE_TRAIN, cfg.SOLVER.BASE_LR) == (5, (240, 320), 0.001)
+    assert cfg.MODEL.FCOS.NORM == ""
+
+
+def test_the_config_that_a_run_saves_merges_again(cfg, write):
+    cfg.DATASETS.TRAIN_FOLDERS = [["images", "instances.json"]]
+    again = get_cfg()
+    add_fcos_config(again)
+    merge_file(again, write(cfg.dump()))
+    # Not the nodes: tuples within tuples come back as lists, which are as good.
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+
+def test_unknown_key_of_a_file_names_the_file_and_a_similar_key(cfg, write):
+    path = write("VERSION: 2\nMODEL:\n  FCOS:\n    NUM_CLASES: 3\n")
+    assert error_of_file(cfg, path).startswith(
+        f"config file {path}: there is no config key MODEL.FCOS.NUM_CLASES. Did you mean MODEL.FCOS.NUM_CLASSES"
+    )
+
+
+def test_unknown_key_of_the_command_line_names_it_and_a_similar_key(cfg):
+    with pytest.raises(UserError, match=r"^command line: there is no config key SOLVR\.BASE_LR\. .*SOLVER\.BASE_LR"):
+        merge_overrides(cfg, ["SOLVR.BASE_LR", "0.1"])
+
+
+def test_key_that_resembles_nothing_is_unknown_all_the_same(cfg):
+    with pytest.raises(UserError, match=r"^command line: there is no config key 0815\.$"):
+        merge_overrides(cfg, ["0815", "1"])
+
+
+def test_whole_number_for_a_float_says_how_to_write_it(cfg, write):
+    message = "MODEL.FCOS.CENTER_SAMPLING_RADIUS is a float and wants a point: 1.0, not 1"
+    path = write("VERSION: 2\nMODEL:\n  FCOS:\n    CENTER_SAMPLING_RADIUS: 1\n")
+    assert error_of_file(cfg, path) == f"config file {path}: {message}"
+    with pytest.raises(UserError) as error:
+        merge_overrides(cfg, ["MODEL.FCOS.CENTER_SAMPLING_RADIUS", "1"])
+    assert str(error.value) == f"command line: {message}"
+
+
+def test_value_of_another_type_names_the_key(cfg, write):
+    assert error_of_file(cfg, write("VERSION: 2\nMODEL:\n  FCOS:\n    NUM_CLASSES: many\n")).endswith(
+        "for config key: MODEL.FCOS.NUM_CLASSES"
+    )
+    with pytest.raises(UserError, match=r"^command line: .*for config key: INPUT\.MIN_SIZE_TRAIN$"):
+        merge_overrides(cfg, ["INPUT.MIN_SIZE_TRAIN", "240"])
+
+
+def test_value_for_a_group_of_keys_is_refused_in_one_line(cfg, write):
+    message = "MODEL.FCOS is a group of keys and has no value; set its members, such as MODEL.FCOS.NUM_CLASSES"
+    assert error_of_file(cfg, write("VERSION: 2\nMODEL:\n  FCOS:\n")).endswith(message)
+    with pytest.raises(UserError) as error:
+        merge_overrides(cfg, ["MODEL.FCOS", "3"])
+    assert str(error.value) == f"command line: {message}"
+
+
+def test_missing_files_are_named(cfg, write, tmp_path):
+    assert error_of_file(cfg, tmp_path / "nothing.yaml") == f"no config file {tmp_path / 'nothing.yaml'}"
+    message = error_of_file(cfg, write("_BASE_: nothing.yaml\n"))
+    assert message.startswith(f"cannot read config file {tmp_path / 'mine.yaml'}: ")
+    assert str(tmp_path / "nothing.yaml") in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["MODEL: [1, 2\n", b"\xff\xfe\x00\x81", "", "5\n", "a\n", "- a\n", "VERSION: two\n", "VERSION: 9\n", "1: 2\n"],
+    ids=["broken", "binary", "empty", "number", "text", "list", "version in words", "later version", "number as key"],
+)
+def test_what_is_no_config_ends_in_a_message_that_names_the_file(cfg, write, content):
+    path = write(content)
+    assert f"config file {path}" in error_of_file(cfg, path)
+
+
+def test_key_that_is_a_value_in_the_base_cannot_become_a_group(cfg, write):
+    write("MODEL:\n  FCOS:\n    NUM_CLASSES: 3\n", "base.yaml")
+    path = write("_BASE_: base.yaml\nMODEL:\n  FCOS:\n    NUM_CLASSES:\n      CATS: 1\n")
+    assert "NUM_CLASSES" in error_of_file(cfg, path)
+
+
+def test_code_in_a_file_is_not_executed(cfg, write, tmp_path):
+    path = write(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path / 'trap'}']\n")
+    assert error_of_file(cfg, path).startswith(f"cannot read config file {path}: ")
+    assert not (tmp_path / "trap").exists()
+
+
+def test_overrides_are_pairs(cfg):
+    with pytest.raises(UserError, match=r"not KEY VALUE pairs: SEED 1 SOLVER\.BASE_LR$"):
+        merge_overrides(cfg, ["SEED", "1", "SOLVER.BASE_LR"])

@@ -1,0 +1,269 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from fcos_rpn import UserError
+from fcos_rpn.checkpoint import FCOSCheckpointer
+from fcos_rpn.engine import Trainer, evaluate, require_device, use_datasets
+from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
+
+RCNN = "GeneralizedRCNNWithProposals"
+AP_SECTIONS = {"bbox", "box_detections"}
+AR_SECTIONS = {"box_proposals", "box_proposals_detectron2"}
+
+
+@pytest.fixture
+def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
+    return write_coco_folder(tmp_path / "coco")
+
+
+@pytest.fixture
+def config(tmp_path, coco_folder):
+    def config(meta_architecture: str = "FCOS", folder: tuple[str, str] = coco_folder, **solver) -> CfgNode:
+        """Trains and tests on a folder; `solver` are keys of SOLVER."""
+        cfg = tiny_config(meta_architecture)
+        cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that it detects untrained
+        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(folder)]
+        cfg.OUTPUT_DIR = str(tmp_path / "output")
+        for name, value in solver.items():
+            cfg.SOLVER[name] = value
+        use_datasets(cfg)
+        return cfg
+
+    return config
+
+
+@pytest.fixture
+def train_loop_log(caplog):
+    """What Detectron2's training loop logs, tracebacks included."""
+    logger = logging.getLogger("detectron2.engine.train_loop")
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("meta_architecture", "proposal_generator", "sections"),
+    [
+        ("FCOS", "FCOSRPN", AP_SECTIONS | AR_SECTIONS),
+        (RCNN, "FCOSRPN", AP_SECTIONS | AR_SECTIONS),
+        (RCNN, "RPN", AP_SECTIONS | AR_SECTIONS),
+        ("GeneralizedRCNN", "FCOSRPN", AP_SECTIONS),
+        ("ProposalNetwork", "FCOSRPN", AR_SECTIONS),
+    ],
+)
+def test_training_ends_with_weights_and_results(config, meta_architecture, proposal_generator, sections):
+    cfg = config(meta_architecture)
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = proposal_generator
+    if proposal_generator == "RPN":
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    train(cfg)
+
+    output = Path(cfg.OUTPUT_DIR)
+    results = json.loads((output / "results.json").read_text())
+    (name,) = cfg.DATASETS.TEST
+    assert results.keys() == {name}
+    assert results[name].keys() == sections
+    for section in AR_SECTIONS & sections:
+        assert results[name][section].keys() == {f"AR{area}@{n}" for area in ("", "s", "m", "l") for n in (100, 1000)}
+    if "bbox" in sections:
+        assert results[name]["bbox"].keys() >= {"AP", "AP50", "AP75", *(f"AP-{name}" for name in CATEGORIES.values())}
+
+    detections = output / "inference" / name / "coco_instances_results.json"
+    assert detections.exists() == ("bbox" in sections)
+    files = [path.rename(f"{path}.before") for path in (output / "results.json", detections) if path.exists()]
+    cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
+    evaluate(cfg)
+    for before in files:
+        assert json.loads(before.with_suffix("").read_text()) == json.loads(before.read_text()) != []
+
+
+def test_evaluation_needs_all_weights(config):
+    cfg = config()
+    with pytest.raises(UserError, match="evaluation needs weights"):
+        evaluate(cfg)
+
+
+def test_evaluation_can_take_the_last_checkpoint(config):
+    cfg = config()
+    Path(cfg.OUTPUT_DIR).mkdir()
+    FCOSCheckpointer(build_model(cfg), cfg.OUTPUT_DIR).save("model_0000001")
+    (results,) = evaluate(cfg, resume=True).values()
+    assert results.keys() == AP_SECTIONS | AR_SECTIONS
+
+
+def test_resume_goes_on_where_the_training_stopped(config):
+    schedule = {"BASE_LR": 0.01, "STEPS": (1,), "GAMMA": 0.5}
+    first = train(config(MAX_ITER=2, **schedule))
+    cfg = config(MAX_ITER=4, **schedule)
+    second = Trainer(cfg)
+    second.resume_or_load(resume=True)
+
+    assert second.start_iter == 2
+    weights = second.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in first.model.state_dict().items())
+    momenta, loaded = (trainer.optimizer.state_dict()["state"] for trainer in (first, second))
+    assert len(momenta) == len(loaded) > 0
+    assert all(torch.equal(momenta[i]["momentum_buffer"], loaded[i]["momentum_buffer"]) for i in momenta)
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)  # halved after the first iteration
+    assert second.scheduler.last_epoch == first.scheduler.last_epoch == 2
+
+    second.train()
+    final = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+    assert final["iteration"] == 3
+
+
+def test_without_resume_an_old_output_is_not_taken_up(config):
+    train(config())
+    trainer = Trainer(config())
+    trainer.resume_or_load(resume=False)
+    assert trainer.start_iter == 0
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_divergence_says_when_and_what_to_do(config, train_loop_log, meta_architecture):
+    with pytest.raises(UserError) as error:
+        train(config(meta_architecture, BASE_LR=1e30, MAX_ITER=4))
+    message = str(error.value)
+    assert message.startswith("training diverged at iteration 1, learning rate 1e+30: ")
+    for advice in ("BASE_LR", "WARMUP_ITERS", "CLIP_GRADIENTS"):
+        assert advice in message
+    assert "Starting training" in train_loop_log.text
+    assert "Traceback" not in train_loop_log.text
+
+
+def test_divergence_in_the_last_iteration_is_not_evaluated(config):
+    cfg = config(BASE_LR=1e30, MAX_ITER=2)
+    with pytest.raises(UserError, match="diverged at iteration 1"):
+        train(cfg)
+    assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
+
+
+def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    trainer = Trainer(config())
+    monkeypatch.setattr(trainer.model, "forward", fail)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert "Traceback" in train_loop_log.text
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_batches_without_boxes_train(config, tmp_path, meta_architecture):
+    empty = write_coco_folder(tmp_path / "empty", boxes_per_image=0)
+    cfg = config(meta_architecture, empty)
+    cfg.DATASETS.TEST = ()
+    trainer = Trainer(cfg)
+    losses = []
+    forward = trainer.model.forward
+    trainer.model.forward = lambda batch: losses.append(forward(batch)) or losses[-1]
+    trainer.train()
+
+    assert len(losses) == 2
+    assert all(torch.isfinite(loss) for batch in losses for loss in batch.values())
+    assert all(batch["loss_rpn_loc" if meta_architecture == RCNN else "loss_fcos_loc"] == 0 for batch in losses)
+    for name, parameter in trainer.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_mixed_precision_on_the_cpu_is_refused(config):
+    cfg = config()
+    cfg.SOLVER.AMP.ENABLED = True
+    with pytest.raises(UserError, match=r"SOLVER\.AMP\.ENABLED True needs a GPU"):
+        Trainer(cfg)
+
+
+def test_classes_and_names_come_from_the_json(config):
+    cfg = tiny_config()
+    assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    three = json.loads(Path(config().DATASETS.TRAIN_FOLDERS[0][1]).read_text())
+    three["categories"].append({"id": 9, "name": "green"})
+    folder, json_file = config().DATASETS.TRAIN_FOLDERS[0]
+    Path(json_file).with_name("three.json").write_text(json.dumps(three))
+    cfg = config("FCOS", (folder, str(Path(json_file).with_name("three.json"))))
+    assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+
+
+def test_folders_to_train_on_without_any_to_test_on_mean_no_evaluation(coco_folder):
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ("coco_2017_val",)
+    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    use_datasets(cfg)
+    assert "coco_2017_train" not in cfg.DATASETS.TRAIN
+    assert cfg.DATASETS.TEST == ()
+
+
+def test_evaluation_does_not_need_the_training_data(tmp_path, coco_folder):
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)  # is not on this machine, or does not matter
+    cfg.DATASETS.TRAIN_FOLDERS = [[str(tmp_path / "gone"), str(tmp_path / "gone.json")]]
+    cfg.DATASETS.TEST_FOLDERS = [list(coco_folder)]
+    cfg.MODEL.FCOS.NUM_CLASSES = 80
+    use_datasets(cfg, is_training=False)
+    assert len(cfg.DATASETS.TEST) == 1
+    assert cfg.MODEL.FCOS.NUM_CLASSES == 2
+
+
+def test_training_and_test_data_have_the_same_classes(tmp_path, coco_folder):
+    other_json = tmp_path / "other.json"
+    other_json.write_text(Path(coco_folder[1]).read_text().replace('"blue"', '"green"'))
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TEST_FOLDERS = [[coco_folder[0], str(other_json)]]
+    with pytest.raises(UserError, match=r"different classes: only .* has blue; only .* has green"):
+        use_datasets(cfg)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_without_any_data_set_the_ways_to_name_one_are_said(is_training):
+    with pytest.raises(UserError, match="--train or --test"):
+        use_datasets(tiny_config(), is_training=is_training)
+
+
+def test_registered_data_set_without_files_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
+    with pytest.raises(UserError, match=r"'coco_2017_train': json_file .* does not exist; .*DETECTRON2_DATASETS"):
+        use_datasets(cfg)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_processes", "num_gpus"),
+    [("cpu", 0, 0), ("cpu", 2, 0), ("cuda", 0, 1), ("cuda", 2, 2), ("cuda:0", 1, 1)],
+)
+def test_device_that_is_there(monkeypatch, device, num_processes, num_gpus):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    require_device(device, num_processes)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_processes", "num_gpus", "expected"),
+    [
+        ("cuda", 0, 0, "MODEL.DEVICE is cuda and 1 of it are asked for, but this machine shows 0."),
+        ("cuda", 1, 0, "MODEL.DEVICE is cuda and 1 of it are asked for, but this machine shows 0."),
+        ("cuda:0", 4, 2, "MODEL.DEVICE is cuda:0 and 4 of it are asked for, but this machine shows 2."),
+    ],
+)
+def test_device_that_is_missing(monkeypatch, device, num_processes, num_gpus, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(UserError) as error:
+        require_device(device, num_processes)
+    assert str(error.value).startswith(expected)
+    assert "--num-gpus 0" in str(error.value)

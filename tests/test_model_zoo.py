@@ -1,0 +1,86 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from fcos_rpn import UserError
+from fcos_rpn.model_zoo import get_config, get_config_file
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_found_by_its_name(name):
+    assert Path(get_config_file(name)).samefile(ROOT / "configs" / name)
+    assert get_config(name).MODEL.FCOS
+
+
+def test_config_is_merged_with_its_base():
+    cfg = get_config("COCO-Detection/fcos_rpn_R_50_FPN_1x.yaml")
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME) == ("ProposalNetwork", "FCOSRPN")
+
+
+@pytest.mark.parametrize("name", ["fcos_R_50_FPN_1x.yaml", "COCO-Detection", ""])
+def test_other_names_list_those_there_are(name):
+    with pytest.raises(UserError) as error:
+        get_config(name)
+    first, *names = str(error.value).splitlines()
+    assert first == f"no packaged config {name}. There are:"
+    assert [name.strip() for name in names] == CONFIGS
+
+
+def test_setup_needs_neither_torch_nor_detectron2():
+    code = """
+import runpy, sys
+sys.modules.update(torch=None, detectron2=None)  # importing them fails
+sys.argv = ["setup.py", "--version"]
+runpy.run_path("setup.py")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "0.1.0"), done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """What a wheel of a copy of the repository installs."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    for name in ("fcos_rpn", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(folder), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    ZipFile(wheel).extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_wheel_holds_all_modules_and_configs_and_nothing_else(installed):
+    here = {path.relative_to(ROOT) for path in (ROOT / "fcos_rpn").rglob("*.py")} | {Path("fcos_rpn/py.typed")}
+    here |= {Path("fcos_rpn", "configs", name) for name in CONFIGS}
+    there = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    assert {path for path in there if not path.parts[0].endswith(".dist-info")} == here
+
+
+def test_wheel_works_in_an_empty_folder(installed, tmp_path):
+    code = f"""
+import json, fcos_rpn.model_zoo as zoo
+print(json.dumps([zoo.__file__, [zoo.get_config(name).MODEL.META_ARCHITECTURE for name in {CONFIGS}]]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    module, architectures = json.loads(done.stdout.splitlines()[-1])
+    assert Path(module).is_relative_to(installed)
+    assert architectures == [get_config(name).MODEL.META_ARCHITECTURE for name in CONFIGS]
