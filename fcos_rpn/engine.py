@@ -34,6 +34,11 @@ class Trainer(DefaultTrainer):
         """
         # DefaultTrainer's own constructor wraps the model for GPUs only and takes the lenient checkpointer.
         TrainerBase.__init__(self)
+        if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {comm.get_world_size()} "
+                "processes: choose a multiple, and SOLVER.BASE_LR with it"
+            )
         if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
             raise UserError("SOLVER.AMP.ENABLED True needs a GPU: Detectron2's mixed precision has none for the CPU")
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -143,6 +148,10 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     Raises:
         UserError: if a data set is missing, unknown or broken, or two have different classes.
     """
+    for key in ("TRAIN_FOLDERS", "TEST_FOLDERS"):
+        for pair in cfg.DATASETS[key]:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise UserError(f"DATASETS.{key} must be a list of [images, json], so {pair!r} does not fit in")
     train, test = (
         tuple(register_coco_folder(images, json, output_dir=cfg.OUTPUT_DIR) for images, json in folders)
         for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
@@ -150,6 +159,8 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     if train or test:
         cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN
         cfg.DATASETS.TEST = test
+    if is_training and not cfg.DATASETS.TRAIN:
+        raise UserError("there is nothing to train on: give --train IMAGES JSON, or name data sets in DATASETS.TRAIN")
     used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
     for name in used:
         require_files(name)

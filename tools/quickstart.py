@@ -5,6 +5,8 @@ Writes everything to output/quickstart. Stopped at any moment, the same command 
 """
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import re
@@ -82,7 +84,8 @@ def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: st
         trainer = QuickstartTrainer(cfg, title=title, reset_class_layers=warm_start)
         trainer.resume_or_load(resume=True)
         trainer.train()
-        trainer.test(cfg, trainer.model)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; the final table says it all
+            trainer.test(cfg, trainer.model)
     (results,) = json.loads((output / "results.json").read_text(encoding="utf-8")).values()
     return Run(cfg, str(output / "model_final.pth"), results, training_seconds(output / "metrics.json"))
 
@@ -166,8 +169,10 @@ def draw_pictures(output: Path, one_stage: Run, two_stage: Run, *, num_images: i
         predictions, locations = detector.core(detector.backbone(detector.preprocess_image([x]).tensor))
         (found,), (found_twice,) = detector([x]), rcnn([x])
         pictures = {
-            "detections_fcos": draw_detections(image, found["instances"].to("cpu"), gt, class_names),
-            "detections_faster_rcnn": draw_detections(image, found_twice["instances"].to("cpu"), gt, class_names),
+            "detections_fcos": draw_detections(image, found["instances"].to("cpu"), gt, class_names, score_thresh=0.3),
+            "detections_faster_rcnn": draw_detections(
+                image, found_twice["instances"].to("cpu"), gt, class_names, score_thresh=0.3
+            ),
             "proposals": draw_proposals(image, found_twice["proposals"].to("cpu"), gt),
             "assignment": draw_assignment(
                 image, locations, detector.core.assigner(locations, [gt.to(locations.points.device)]), gt

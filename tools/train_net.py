@@ -56,6 +56,10 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     cfg.DATASETS.TRAIN_FOLDERS = args.train or cfg.DATASETS.TRAIN_FOLDERS
     cfg.DATASETS.TEST_FOLDERS = args.test or cfg.DATASETS.TEST_FOLDERS
     require_device(cfg.MODEL.DEVICE, args.num_gpus)
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be made or written ({error.strerror})") from error
     return cfg
 
 

@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .assigner import FCOSAssigner
 from .geometry import Locations, compute_locations
 from .head import FCOSHead, FCOSPredictions
@@ -51,8 +52,20 @@ class FCOSCore(nn.Module):
     def from_config(
         cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, in_features: Sequence[str], num_classes: int
     ) -> dict[str, Any]:
-        """`in_features` and `num_classes` come from the role; all else is `MODEL.FCOS`."""
+        """`in_features` and `num_classes` come from the role; all else is `MODEL.FCOS`.
+
+        Raises:
+            UserError: if the levels are not the backbone's, or their number is not that of the sizes of interest.
+        """
         fcos = cfg.MODEL.FCOS
+        if unknown := [name for name in in_features if name not in input_shape]:
+            raise UserError(f"IN_FEATURES: the backbone has no {', '.join(unknown)}; it gives {', '.join(input_shape)}")
+        if fcos.SIZES_OF_INTEREST and len(fcos.SIZES_OF_INTEREST) != len(in_features) - 1:
+            raise UserError(
+                f"MODEL.FCOS.SIZES_OF_INTEREST {fcos.SIZES_OF_INTEREST}: the {len(in_features)} levels "
+                f"{', '.join(in_features)} need {len(in_features) - 1} upper ends, all but the last one's; [] is 8 x "
+                "stride"
+            )
         strides = [input_shape[name].stride for name in in_features]
         channels = {input_shape[name].channels for name in in_features}
         if len(channels) != 1:

@@ -11,6 +11,11 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from ..errors import UserError
+
+NORMS = ("GN", "")
+"""Normalizations of the towers: groups of 32 channels, or none."""
+
 
 class FCOSPredictions(NamedTuple):
     """What the network says at every location: one layout and one unit, in training and inference alike."""
@@ -40,7 +45,7 @@ class FCOSHead(nn.Module):
         norm: str = "GN",
         use_scale: bool = True,
         prior_prob: float = 0.01,
-        initial_distance: float = 4.0,
+        initial_distance: float = 1.0,
     ) -> None:
         """
         Args:
@@ -48,13 +53,15 @@ class FCOSHead(nn.Module):
             num_levels: L.
             num_classes: C, foreground only.
             num_convs: depth of each of the two towers.
-            norm: normalization of the towers' convolutions: "GN" (32 groups) or "" for none.
+            norm: normalization of the towers' convolutions, one of `NORMS`.
             use_scale: multiply each level's regression by a learnable scalar (paper, section 3.1).
             prior_prob: what a new head predicts for every class (focal loss paper, section 3.3).
-            initial_distance: l, t, r and b that a new head predicts, in strides. Far enough from the ReLU's dead
-                half that no box of an untrained head is empty.
+            initial_distance: l, t, r and b that a new head predicts, in strides. Not zero, where a ReLU learns nothing,
+                and not far: boxes that must shrink at first overshoot into zero and stay there.
         """
         super().__init__()
+        if norm not in NORMS:
+            raise UserError(f"MODEL.FCOS.NORM must be one of {', '.join(map(repr, NORMS))}, not {norm!r}")
         self.cls_tower = _tower(in_channels, num_convs, norm)
         self.bbox_tower = _tower(in_channels, num_convs, norm)
         self.cls_logits = nn.Conv2d(in_channels, num_classes, kernel_size=3, padding=1)

@@ -65,24 +65,25 @@ def test_a_batch_detects_what_its_images_do_alone(model):
         torch.testing.assert_close(found["instances"].pred_boxes.tensor, alone["instances"].pred_boxes.tensor)
 
 
-def test_learns_one_image():
-    """Over-fits: the box of the only training image is found again."""
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_learns_by_heart(seed):
+    """The boxes of two training images are found again. A regression that dies in its ReLU, as it does if new heads
+    predict boxes that must shrink, stays at a box loss of 1."""
+    torch.manual_seed(seed)
     cfg = tiny_config()
     cfg.MODEL.TORCHVISION.NORM = "BN"
-    model = build_model(cfg)
+    model = build_model(cfg).train()
     batch = tiny_batch([(96, 96)] * 2, [1, 1])
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(60):
         losses = model(batch)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    model.eval()
+    assert losses["loss_fcos_loc"].item() < 0.2
     with torch.no_grad():
-        found = model(batch)
+        found = model.eval()(batch)
     for x, output in zip(batch, found, strict=True):
         gt, best = x["instances"], output["instances"][0]
         assert best.pred_classes.item() == gt.gt_classes.item()
-        torch.testing.assert_close(best.pred_boxes.tensor, gt.gt_boxes.tensor, rtol=0, atol=8)
+        torch.testing.assert_close(best.pred_boxes.tensor, gt.gt_boxes.tensor, rtol=0, atol=4)

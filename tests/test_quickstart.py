@@ -1,0 +1,79 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from fcos_rpn import model_zoo
+from fcos_rpn.data.digits import generate_digits
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "tools" / "quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["quickstart"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def short(quickstart, monkeypatch):
+    """The quick start's configs, cut down to two iterations of two images."""
+
+    def get_config(name):
+        cfg = model_zoo.get_config(name)
+        cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.IMS_PER_BATCH = 2, 0, 2
+        cfg.DATALOADER.NUM_WORKERS = 0
+        return cfg
+
+    monkeypatch.setattr(quickstart.model_zoo, "get_config", get_config)
+    return quickstart
+
+
+def test_the_whole_job_and_that_it_is_not_done_twice(short, tmp_path, monkeypatch):
+    digits = generate_digits(tmp_path / "digits", num_train=4, num_val=2)
+    weights = short.imagenet_weights(tmp_path / "mobilenet_v2.pth")
+
+    def both():
+        one = short.run("one", short.ONE_STAGE, digits, tmp_path / "fcos", weights)
+        return one, short.run("two", short.TWO_STAGE, digits, tmp_path / "rcnn", one.weights, warm_start=True)
+
+    one_stage, two_stage = both()
+    assert {"bbox", "box_proposals"} <= set(one_stage.results)
+    assert {"bbox", "box_proposals", "box_detections"} <= set(two_stage.results)
+    assert min(one_stage.seconds, two_stage.seconds) > 0
+
+    short.draw_pictures(tmp_path, one_stage, two_stage, num_images=1)
+    names = ("detections_fcos", "detections_faster_rcnn", "proposals", "assignment", "centerness")
+    for name in names:
+        assert Image.open(tmp_path / f"image1_{name}.png").size[0] > 320
+
+    table = short.final_table(one_stage, two_stage).splitlines()
+    assert [line.split("  ")[0] for line in table[2:]] == [
+        "one-stage FCOS",
+        "FCOSRPN proposals",
+        "Faster R-CNN + FCOSRPN",
+    ]
+
+    monkeypatch.setattr(short.QuickstartTrainer, "train", lambda trainer: pytest.fail("trained again"))
+    assert [again.results for again in both()] == [one_stage.results, two_stage.results]
+
+
+def test_imagenet_weights_have_torchvisions_names_and_shapes(quickstart, tmp_path):
+    weights = torch.load(quickstart.imagenet_weights(tmp_path / "weights.pth"), weights_only=True)
+    features = torchvision.models.mobilenet_v2().features.state_dict(prefix="features.")
+    assert {key: value.shape for key, value in weights.items()} == {key: v.shape for key, v in features.items()}
+
+
+def test_seconds_of_a_resumed_training_count_every_iteration_once(quickstart, tmp_path):
+    log = tmp_path / "metrics.json"
+    # 20 iterations of 1 s, 20 of 2 s; killed, and resumed at 20 with 3 s an iteration; then 10 of 4 s.
+    lines = [(19, 1.0), (39, 2.0), (39, 3.0), (49, 4.0)]
+    log.write_text("".join(f'{{"iteration": {i}, "time": {t}}}\n' for i, t in lines) + '{"iteration": 49}\n')
+    assert quickstart.training_seconds(log) == 20 * 1 + 20 * 3 + 10 * 4
