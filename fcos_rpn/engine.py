@@ -104,7 +104,8 @@ class Trainer(DefaultTrainer):
         The one-stage role shows its class-agnostic boxes besides its detections, so that it gets AP and AR as well.
 
         Returns:
-            Results by data set, task and metric, in percent; empty but on the main process.
+            As Detectron2: results by task and metric, in percent, below the data set's name if there are several;
+            empty but on the main process.
         """
         model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         shown = FCOSWithProposals(model) if isinstance(model, FCOS) else model
@@ -117,7 +118,7 @@ class Trainer(DefaultTrainer):
                 logging.getLogger(__name__).info("Results on %s, in percent:\n%s", name, results_table(found))
         if comm.is_main_process():
             write_results(Path(cfg.OUTPUT_DIR) / "results.json", results)
-        return results
+        return next(iter(results.values())) if len(results) == 1 else results
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> "OrderedDict[str, Any]":

@@ -155,5 +155,5 @@ def test_stock_config_and_one_line_train_and_evaluate(tmp_path, detectron2_resto
     use_datasets(cfg)
     trainer = Trainer(cfg)
     trainer.train()
-    (results,) = Trainer.test(cfg, trainer.model).values()
+    results = Trainer.test(cfg, trainer.model)
     assert results.keys() == {"bbox", "box_detections"}

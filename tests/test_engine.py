@@ -101,7 +101,7 @@ def test_evaluation_can_take_the_last_checkpoint(config):
     cfg = config()
     Path(cfg.OUTPUT_DIR).mkdir()
     FCOSCheckpointer(build_model(cfg), cfg.OUTPUT_DIR).save("model_0000001")
-    (results,) = evaluate(cfg, resume=True).values()
+    results = evaluate(cfg, resume=True)
     assert results.keys() == AP_SECTIONS | AR_SECTIONS
 
 

@@ -67,6 +67,7 @@ class TorchvisionYardstick(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quickstart", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
+    parser.add_argument("--lr", type=float, default=0.005, help="at the quick start's own .01 its regression dies")
     args = parser.parse_args()
     ours = args.quickstart / "fcos"
     if not (ours / "results.json").exists():
@@ -77,6 +78,7 @@ def main() -> None:
     cfg = model_zoo.get_config(ONE_STAGE)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.META_ARCHITECTURE = "TorchvisionYardstick"
+    cfg.SOLVER.BASE_LR = args.lr
     cfg.MODEL.WEIGHTS = imagenet_weights(args.quickstart / "mobilenet_v2.pth")
     cfg.OUTPUT_DIR = str(args.quickstart / "torchvision")
     digits = args.quickstart / "digits"
