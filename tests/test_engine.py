@@ -232,8 +232,23 @@ def test_training_and_test_data_have_the_same_classes(tmp_path, coco_folder):
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_without_any_data_set_the_ways_to_name_one_are_said(is_training):
-    with pytest.raises(UserError, match="--train or --test"):
+    with pytest.raises(UserError, match="--train IMAGES JSON" if is_training else "--train or --test"):
         use_datasets(tiny_config(), is_training=is_training)
+
+
+def test_folders_are_pairs():
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN_FOLDERS = ["images", "instances.json"]
+    with pytest.raises(UserError, match=r"TRAIN_FOLDERS must be a list of \[images, json\], so 'images' does not fit"):
+        use_datasets(cfg)
+
+
+def test_batch_must_be_divisible_among_the_processes(monkeypatch):
+    cfg = tiny_config()
+    cfg.SOLVER.IMS_PER_BATCH = 5
+    monkeypatch.setattr("fcos_rpn.engine.comm.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="IMS_PER_BATCH 5 cannot be divided among 2 processes"):
+        Trainer(cfg)
 
 
 def test_registered_data_set_without_files_is_named(monkeypatch, tmp_path):

@@ -25,9 +25,10 @@ def quickstart():
 @pytest.fixture
 def short(quickstart, monkeypatch):
     """The quick start's configs, cut down to two iterations of two images."""
+    whole_config = model_zoo.get_config
 
     def get_config(name):
-        cfg = model_zoo.get_config(name)
+        cfg = whole_config(name)
         cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.IMS_PER_BATCH = 2, 0, 2
         cfg.DATALOADER.NUM_WORKERS = 0
         return cfg
@@ -47,7 +48,6 @@ def test_the_whole_job_and_that_it_is_not_done_twice(short, tmp_path, monkeypatc
     one_stage, two_stage = both()
     assert {"bbox", "box_proposals"} <= set(one_stage.results)
     assert {"bbox", "box_proposals", "box_detections"} <= set(two_stage.results)
-    assert min(one_stage.seconds, two_stage.seconds) > 0
 
     short.draw_pictures(tmp_path, one_stage, two_stage, num_images=1)
     names = ("detections_fcos", "detections_faster_rcnn", "proposals", "assignment", "centerness")

@@ -3,7 +3,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
-from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses
+from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, UserError
 from tests.tiny import tiny_config
 
 PYRAMID = {f"p{level}": ShapeSpec(channels=64, stride=2**level) for level in range(2, 8)}
@@ -70,6 +70,15 @@ def test_built_by_hand_equals_built_from_config():
     inputs = features()
     for one, other in zip(from_config(inputs)[0], by_hand(inputs)[0], strict=True):
         assert torch.equal(one, other)
+
+
+def test_unfit_configs_are_named():
+    with pytest.raises(UserError, match=r"the backbone has no p8; it gives p2, p3"):
+        core(["p3", "p8"])
+    with pytest.raises(UserError, match=r"SIZES_OF_INTEREST \[64\.0\]: the 3 levels p3, p4, p5 need 2 upper ends"):
+        core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[64.0])
+    with pytest.raises(UserError, match=r"MODEL\.FCOS\.NORM must be one of 'GN', '', not 'LN'"):
+        core(NORM="LN")
 
 
 def test_levels_must_have_the_same_channels():
