@@ -25,6 +25,7 @@ from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
 
 from fcos_rpn import UserError, model_zoo
+from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.engine import use_datasets
 from fcos_rpn.evaluation import results_table
 
@@ -33,15 +34,15 @@ NUM_TIMED_ITERATIONS = 20
 
 @META_ARCH_REGISTRY.register()
 class TorchvisionYardstick(nn.Module):
-    """torchvision's FCOS behind Detectron2's interface, with towers as deep as ours: with its own four convolutions it
-    learned next to nothing in the time."""
+    """torchvision's FCOS behind Detectron2's interface, with towers as deep as ours."""
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        self.backbone = build_backbone(cfg)
-        self.backbone.out_channels = cfg.MODEL.FPN.OUT_CHANNELS
+        backbone = build_backbone(cfg)
+        backbone.out_channels = cfg.MODEL.FPN.OUT_CHANNELS
+        FCOSCheckpointer(nn.ModuleDict({"backbone": backbone})).load(cfg.MODEL.WEIGHTS)
         self.detector = detection.FCOS(
-            self.backbone,
+            backbone,
             num_classes=cfg.MODEL.FCOS.NUM_CLASSES,
             head=FCOSHead(cfg.MODEL.FPN.OUT_CHANNELS, 1, cfg.MODEL.FCOS.NUM_CLASSES, cfg.MODEL.FCOS.NUM_CONVS),
             min_size=cfg.INPUT.MIN_SIZE_TEST,
@@ -105,7 +106,6 @@ def main() -> None:
 def trained(cfg: CfgNode, title: str) -> QuickstartTrainer:
     seed_all_rng(cfg.SEED)
     trainer = QuickstartTrainer(cfg, title=title)
-    trainer.resume_or_load(resume=False)
     trainer.train()
     return trainer
 
