@@ -25,25 +25,43 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Where in its cell a location lies; as MODEL.ANCHOR_GENERATOR.OFFSET.
     fcos.LOCATION_OFFSET = 0.5
 
-    # Depth and normalization ("GN", or "" for none) of the two towers.
+    # Depth and normalization of the two towers: "GN", "BN" or "SyncBN", both with statistics per level, or "" for none.
     fcos.NUM_CONVS = 4
     fcos.NORM = "GN"
+    # Makes the last convolution of both towers a deformable one.
+    fcos.USE_DEFORMABLE = False
+    # From the regression to distances: "relu", in strides, or "exp", in pixels.
+    fcos.BBOX_ACTIVATION = "relu"
     # One learnable factor of the regression per level.
     fcos.USE_SCALE = True
+    # Predicted on the "reg" or the "cls" tower; "none"; "computed" from the predicted box; or "iou" in its place.
+    fcos.CENTERNESS = "reg"
     # What a new head predicts for every class.
     fcos.PRIOR_PROB = 0.01
 
     fcos.FOCAL_LOSS_ALPHA = 0.25
     fcos.FOCAL_LOSS_GAMMA = 2.0
+    # "iou", "linear_iou", "giou", "diou", "ciou", "smooth_l1" or "l2".
+    fcos.BBOX_REG_LOSS_TYPE = "giou"
+    # What the box loss of a location counts: its "centerness", or 1 ("none").
+    fcos.BBOX_REG_LOSS_WEIGHT_BY = "centerness"
     fcos.LOSS_WEIGHTS = CfgNode({"CLS": 1.0, "LOC": 1.0, "CTR": 1.0})
+
+    # Of class and centerness: "geometric" mean or "product".
+    fcos.SCORE_FUSION = "geometric"
 
     # Selection of the one-stage role. Boxes of an image: TEST.DETECTIONS_PER_IMAGE.
     fcos.SCORE_THRESH_TEST = 0.05
+    # The "class" probability or the "fused" score.
+    fcos.THRESH_ON = "class"
     fcos.TOPK_CANDIDATES_TEST = 1000
     fcos.NMS_THRESH_TEST = 0.6
     # Proposals suppress each other within a level, as in Detectron2's RPN, or over all levels. The rest of the
     # RPN role's selection is Detectron2's MODEL.RPN and MODEL.PROPOSAL_GENERATOR.
     fcos.PROPOSAL_NMS_PER_LEVEL = True
+
+    # Normalization of NormRPNHead, any that Detectron2 knows; its depth is the length of MODEL.RPN.CONV_DIMS.
+    cfg.MODEL.RPN.NORM = "GN"
 
     # For build_torchvision_fpn_backbone.
     torchvision = cfg.MODEL.TORCHVISION = CfgNode()

@@ -60,8 +60,9 @@ def sigmoid(x: float):
 
 
 def select(logits, ltrb, centerness, points, image_size, *, score_thresh, pre_nms_topk, nms_thresh, post_nms_topk,
-           min_box_size=0.0, nms_per_level=False):  # fmt: skip
-    """[(score, class, box)] of one image, best first. logits: R rows of C, ltrb: R rows of 4, centerness: R."""
+           min_box_size=0.0, nms_per_level=False, score_fusion="geometric", thresh_on="class",
+           computes_centerness=False):  # fmt: skip
+    """[(score, class, box)] of one image, best first. logits: R rows of C, ltrb: R rows of 4, centerness: R or None."""
     height, width = image_size
     kept = []
     for level in sorted({point[3] for point in points}):
@@ -70,10 +71,16 @@ def select(logits, ltrb, centerness, points, image_size, *, score_thresh, pre_nm
             if of_level != level:
                 continue
             for c, logit in enumerate(logits[r]):
-                if score_thresh is None or sigmoid(logit) > score_thresh:
-                    left, top, right, bottom = (distance * stride for distance in ltrb[r])
-                    box = (x - left, y - top, x + right, y + bottom)
-                    level_candidates.append((math.sqrt(sigmoid(logit) * sigmoid(centerness[r])), c, level, box))
+                left, top, right, bottom = (distance * stride for distance in ltrb[r])
+                probability = score = sigmoid(logit)
+                if computes_centerness:
+                    score *= math.sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom))
+                elif centerness is not None:
+                    score *= sigmoid(centerness[r])
+                if score_fusion == "geometric" and (computes_centerness or centerness is not None):
+                    score = math.sqrt(score)
+                if score_thresh is None or (probability if thresh_on == "class" else score) > score_thresh:
+                    level_candidates.append((score, c, level, (x - left, y - top, x + right, y + bottom)))
         level_candidates.sort(key=lambda candidate: -candidate[0])
         kept += level_candidates[:pre_nms_topk]
 

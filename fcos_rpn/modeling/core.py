@@ -75,11 +75,14 @@ class FCOSCore(nn.Module):
             "strides": strides,
             "head": FCOSHead(
                 in_channels=channels.pop(),
-                num_levels=len(in_features),
+                strides=strides,
                 num_classes=num_classes,
                 num_convs=fcos.NUM_CONVS,
                 norm=fcos.NORM,
+                use_deformable=fcos.USE_DEFORMABLE,
+                bbox_activation=fcos.BBOX_ACTIVATION,
                 use_scale=fcos.USE_SCALE,
+                centerness=fcos.CENTERNESS,
                 prior_prob=fcos.PRIOR_PROB,
             ),
             "assigner": FCOSAssigner(
@@ -90,6 +93,9 @@ class FCOSCore(nn.Module):
             "losses": FCOSLosses(
                 focal_loss_alpha=fcos.FOCAL_LOSS_ALPHA,
                 focal_loss_gamma=fcos.FOCAL_LOSS_GAMMA,
+                box_loss=fcos.BBOX_REG_LOSS_TYPE,
+                box_loss_weight_by=fcos.BBOX_REG_LOSS_WEIGHT_BY,
+                predicts_iou=fcos.CENTERNESS == "iou",
                 cls_weight=fcos.LOSS_WEIGHTS.CLS,
                 loc_weight=fcos.LOSS_WEIGHTS.LOC,
                 ctr_weight=fcos.LOSS_WEIGHTS.CTR,
@@ -114,5 +120,5 @@ class FCOSCore(nn.Module):
     def losses(
         self, predictions: FCOSPredictions, locations: Locations, gt_instances: Sequence[Instances]
     ) -> dict[str, Tensor]:
-        """Scalars `cls`, `loc` and `ctr`; the arguments are those of `FCOSAssigner` and `FCOSLosses`."""
+        """Scalars `cls`, `loc` and, if predicted, `ctr`; the arguments are those of `FCOSAssigner` and `FCOSLosses`."""
         return self.criterion(predictions, self.assigner(locations, gt_instances))

@@ -89,12 +89,13 @@ def compute_centerness(ltrb: Tensor) -> Tensor:
     """How central a location lies in its box (paper, equation 3); any unit of length.
 
     Args:
-        ltrb: (P, 4) of locations strictly inside their boxes: outside, the root is not real.
+        ltrb: (..., 4) of locations inside their boxes: outside, the root is not real.
 
     Returns:
-        (P,) in (0, 1]; 1 at the center.
+        (...) in [0, 1]; 1 at the center, 0 on the sides and in boxes of no size.
     """
     left, top, right, bottom = ltrb.unbind(dim=-1)
-    horizontal = torch.minimum(left, right) / torch.maximum(left, right)
-    vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom)
+    tiny = torch.finfo(ltrb.dtype).tiny
+    horizontal = torch.minimum(left, right) / torch.maximum(left, right).clamp(min=tiny)
+    vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom).clamp(min=tiny)
     return torch.sqrt(horizontal * vertical)

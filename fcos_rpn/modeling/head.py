@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from detectron2.layers import get_norm
+from detectron2.layers import NaiveSyncBatchNorm
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, require_one_of
+from .deformable import DeformableConv2d
 
-NORMS = ("GN", "")
-"""Normalizations of the towers: groups of 32 channels, or none."""
+NORMS = ("GN", "BN", "SyncBN", "")
+"""Normalizations of the towers: groups of 32 channels, batch statistics of each level, the same over all processes, or
+none."""
+
+BBOX_ACTIVATIONS = ("relu", "exp")
+"""From the regression x of a level with scale s to distances: ReLU(s·x) strides, or the paper's exp(s·x) pixels."""
+
+CENTERNESS = ("reg", "cls", "none", "computed", "iou")
+"""Predicted on the box tower or on the classification tower; not at all; computed from the predicted box at inference
+(paper, table 4); or, on the box tower, the IoU of the predicted box in its place."""
+
+MAX_EXPONENT = math.log(1e4)
+"""exp is cut off at 10,000 pixels, past which an early step of training can run to infinity."""
 
 
 class FCOSPredictions(NamedTuple):
@@ -24,57 +36,79 @@ class FCOSPredictions(NamedTuple):
     """(N, R, C) classification, before the sigmoid."""
     ltrb: Tensor
     """(N, R, 4) distances to the left, top, right and bottom sides, >= 0, in strides of the location's level."""
-    centerness: Tensor
-    """(N, R) before the sigmoid."""
+    centerness: Tensor | None
+    """(N, R) before the sigmoid: centerness, or the IoU in its place; None if the head does not predict it."""
 
 
 class FCOSHead(nn.Module):
     """Predicts classes, boxes and centerness from a feature pyramid.
 
-    The improved recipe of the authors: centerness sits on the box tower, and box distances are a ReLU of the scaled
-    regression, in units of the stride.
+    The defaults are the improved recipe of the authors: centerness sits on the box tower, and box distances are a ReLU
+    of the scaled regression, in units of the stride.
     """
 
     def __init__(
         self,
         *,
         in_channels: int,
-        num_levels: int,
+        strides: Sequence[int],
         num_classes: int,
         num_convs: int = 4,
         norm: str = "GN",
+        use_deformable: bool = False,
+        bbox_activation: str = "relu",
         use_scale: bool = True,
+        centerness: str = "reg",
         prior_prob: float = 0.01,
         initial_distance: float = 1.0,
     ) -> None:
         """
         Args:
             in_channels: channels of every level of the pyramid, and of the towers.
-            num_levels: L.
+            strides: of the L levels, in pixels.
             num_classes: C, foreground only.
             num_convs: depth of each of the two towers.
             norm: normalization of the towers' convolutions, one of `NORMS`.
-            use_scale: multiply each level's regression by a learnable scalar (paper, section 3.1).
+            use_deformable: make the last convolution of both towers a deformable one.
+            bbox_activation: one of `BBOX_ACTIVATIONS`.
+            use_scale: multiply each level's regression by a learnable scalar (paper, section 3.2).
+            centerness: one of `CENTERNESS`.
             prior_prob: what a new head predicts for every class (focal loss paper, section 3.3).
-            initial_distance: l, t, r and b that a new head predicts, in strides. Not zero, where a ReLU learns nothing,
-                and not far: boxes that must shrink at first overshoot into zero and stay there.
+            initial_distance: l, t, r and b that a new head predicts, in strides; with exp, which gives pixels, in
+                strides of the finest level. Not zero, where a ReLU learns nothing, and not far: boxes that must shrink
+                at first overshoot into zero and stay there.
+
+        Raises:
+            UserError: on a value that is none of those above.
         """
         super().__init__()
-        if norm not in NORMS:
-            raise UserError(f"MODEL.FCOS.NORM must be one of {', '.join(map(repr, NORMS))}, not {norm!r}")
-        self.cls_tower = _tower(in_channels, num_convs, norm)
-        self.bbox_tower = _tower(in_channels, num_convs, norm)
+        require_one_of("MODEL.FCOS.NORM", norm, NORMS)
+        require_one_of("MODEL.FCOS.BBOX_ACTIVATION", bbox_activation, BBOX_ACTIVATIONS)
+        require_one_of("MODEL.FCOS.CENTERNESS", centerness, CENTERNESS)
+        if use_deformable and num_convs == 0:
+            raise UserError("MODEL.FCOS.USE_DEFORMABLE: with NUM_CONVS 0 the towers have no convolution to replace")
+        self.strides = list(strides)
+        self.bbox_activation = bbox_activation
+        self.is_centerness_on_cls = centerness == "cls"
+        self.cls_tower = Tower(in_channels, num_convs, norm, use_deformable, len(strides))
+        self.bbox_tower = Tower(in_channels, num_convs, norm, use_deformable, len(strides))
         self.cls_logits = nn.Conv2d(in_channels, num_classes, kernel_size=3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, 4, kernel_size=3, padding=1)
-        self.centerness = nn.Conv2d(in_channels, 1, kernel_size=3, padding=1)
-        self.scales = nn.Parameter(torch.ones(num_levels), requires_grad=use_scale)
+        is_predicted = centerness in ("reg", "cls", "iou")
+        self.centerness = nn.Conv2d(in_channels, 1, kernel_size=3, padding=1) if is_predicted else None
+        self.scales = nn.Parameter(torch.ones(len(strides)), requires_grad=use_scale)
 
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 4:
-                nn.init.normal_(parameter, std=0.01)
-            elif name.endswith(".bias"):
-                nn.init.zeros_(parameter)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | DeformableConv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, DeformableConv2d):
+                module.reset_offsets()
         nn.init.constant_(self.get_parameter("cls_logits.bias"), -math.log((1 - prior_prob) / prior_prob))
+        if bbox_activation == "exp":
+            initial_distance = math.log(initial_distance * strides[0])
         nn.init.constant_(self.get_parameter("bbox_pred.bias"), initial_distance)
 
     def forward(self, features: Sequence[Tensor]) -> FCOSPredictions:
@@ -83,26 +117,54 @@ class FCOSHead(nn.Module):
             features: L maps (N, in_channels, Hi, Wi), high to low resolution.
         """
         logits, ltrb, centerness = [], [], []
-        for feature, scale in zip(features, self.scales, strict=True):
-            bbox_feature = self.bbox_tower(feature)
-            logits.append(self.cls_logits(self.cls_tower(feature)))
-            ltrb.append(torch.relu(self.bbox_pred(bbox_feature) * scale))
-            centerness.append(self.centerness(bbox_feature))
+        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+            cls_feature = self.cls_tower(feature, level)
+            bbox_feature = self.bbox_tower(feature, level)
+            logits.append(self.cls_logits(cls_feature))
+            ltrb.append(self._distances(self.bbox_pred(bbox_feature) * self.scales[level], stride))
+            if self.centerness is not None:
+                centerness.append(self.centerness(cls_feature if self.is_centerness_on_cls else bbox_feature))
         return FCOSPredictions(
             logits=_flatten_levels(logits),  # (N, R, C)
             ltrb=_flatten_levels(ltrb),  # (N, R, 4)
-            centerness=_flatten_levels(centerness).squeeze(-1),  # (N, R)
+            centerness=_flatten_levels(centerness).squeeze(-1) if centerness else None,  # (N, R)
         )
 
+    def _distances(self, regression: Tensor, stride: int) -> Tensor:
+        """In strides, whatever the activation's own unit."""
+        if self.bbox_activation == "relu":
+            return torch.relu(regression)
+        return torch.exp(regression.float().clamp(max=MAX_EXPONENT)) / stride
 
-def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(num_convs):
-        layers.append(nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=norm == ""))
-        if norm:
-            layers.append(get_norm(norm, channels))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+
+class Tower(nn.ModuleList):
+    """Convolutions that all levels share, each followed by its normalization and a ReLU."""
+
+    def __init__(self, channels: int, num_convs: int, norm: str, use_deformable: bool, num_levels: int) -> None:
+        """Arguments as in `FCOSHead`."""
+        super().__init__()
+        for number in range(num_convs):
+            is_deformable = use_deformable and number == num_convs - 1
+            convolution = DeformableConv2d if is_deformable else nn.Conv2d
+            self.append(convolution(channels, channels, kernel_size=3, padding=1, bias=norm == ""))
+            if norm:
+                self.append(_norm(norm, channels, num_levels))
+            self.append(nn.ReLU(inplace=True))
+
+    def forward(self, feature: Tensor, level: int) -> Tensor:
+        """(N, channels, Hi, Wi) of one level -> the same shape."""
+        for layer in self:
+            feature = layer[level](feature) if isinstance(layer, nn.ModuleList) else layer(feature)
+        return feature
+
+
+def _norm(norm: str, channels: int, num_levels: int) -> nn.Module:
+    """One layer for all levels or, where it keeps statistics, which differ from level to level, one for each."""
+    if norm == "GN":
+        return nn.GroupNorm(32, channels)
+    # Detectron2's, since torch's own synchronizes on GPUs only.
+    batch_norm = {"BN": nn.BatchNorm2d, "SyncBN": NaiveSyncBatchNorm}[norm]
+    return nn.ModuleList(batch_norm(channels) for _ in range(num_levels))
 
 
 def _flatten_levels(maps: Sequence[Tensor]) -> Tensor:

@@ -3,15 +3,71 @@
 Shapes: N images, R locations, C foreground classes, P positives of this process.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
 from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
 
+from ..errors import require_one_of
 from .assigner import FCOSTargets
 from .geometry import compute_centerness
 from .head import FCOSPredictions
+
+
+def compute_iou(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    """IoU of boxes seen from one point that both contain, in any unit: (P, 4) >= 0 and (P, 4) > 0 -> (P,)."""
+
+    def area(sides: Tensor) -> Tensor:
+        return (sides[:, 0] + sides[:, 2]) * (sides[:, 1] + sides[:, 3])
+
+    intersection = area(torch.minimum(ltrb, gt_ltrb))
+    return intersection / (area(ltrb) + area(gt_ltrb) - intersection)
+
+
+def _iou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    return -compute_iou(ltrb, gt_ltrb).clamp(min=torch.finfo(ltrb.dtype).eps).log()
+
+
+def _linear_iou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    return 1 - compute_iou(ltrb, gt_ltrb)
+
+
+def _on_boxes(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss of torchvision, which takes boxes: here those around the origin."""
+
+    def loss_on_distances(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+        toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
+        ltrb = ltrb.clamp(min=torch.finfo(ltrb.dtype).eps)  # complete_box_iou_loss divides by the height
+        return loss(ltrb * toward_sides, gt_ltrb * toward_sides)
+
+    return loss_on_distances
+
+
+def _smooth_l1_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    return F.smooth_l1_loss(ltrb, gt_ltrb, reduction="none").sum(dim=1)
+
+
+def _l2_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    return F.mse_loss(ltrb, gt_ltrb, reduction="none").sum(dim=1)
+
+
+BOX_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": _iou_loss,
+    "linear_iou": _linear_iou_loss,
+    "giou": _on_boxes(generalized_box_iou_loss),
+    "diou": _on_boxes(distance_box_iou_loss),
+    "ciou": _on_boxes(complete_box_iou_loss),
+    "smooth_l1": _smooth_l1_loss,
+    "l2": _l2_loss,
+}
+"""(P, 4) predicted and (P, 4) true distances, in strides -> (P,) losses. "iou" is -log(IoU), "linear_iou" 1 - IoU;
+"smooth_l1", which turns from square to linear at one stride, and "l2" are sums over the sides."""
+
+WEIGHTINGS = ("centerness", "none")
+"""What the box loss of a location counts: its centerness, or 1."""
 
 
 class FCOSLosses:
@@ -22,12 +78,31 @@ class FCOSLosses:
         *,
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
+        box_loss: str = "giou",
+        box_loss_weight_by: str = "centerness",
+        predicts_iou: bool = False,
         cls_weight: float = 1.0,
         loc_weight: float = 1.0,
         ctr_weight: float = 1.0,
     ) -> None:
+        """
+        Args:
+            focal_loss_alpha, focal_loss_gamma: see the focal loss paper, equation 5.
+            box_loss: one of `BOX_LOSSES`.
+            box_loss_weight_by: one of `WEIGHTINGS`.
+            predicts_iou: the centerness branch learns the IoU of the predicted box; the box loss then has no weights.
+            cls_weight, loc_weight, ctr_weight: factors of the three losses.
+
+        Raises:
+            UserError: on an unknown loss or weighting.
+        """
+        require_one_of("MODEL.FCOS.BBOX_REG_LOSS_TYPE", box_loss, BOX_LOSSES)
+        require_one_of("MODEL.FCOS.BBOX_REG_LOSS_WEIGHT_BY", box_loss_weight_by, WEIGHTINGS)
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
+        self.box_loss = BOX_LOSSES[box_loss]
+        self.is_box_loss_weighted = box_loss_weight_by == "centerness" and not predicts_iou
+        self.predicts_iou = predicts_iou
         self.weights = {"cls": cls_weight, "loc": loc_weight, "ctr": ctr_weight}
 
     def __call__(self, predictions: FCOSPredictions, targets: FCOSTargets) -> dict[str, Tensor]:
@@ -36,21 +111,24 @@ class FCOSLosses:
         every prediction, so that all parameters get a gradient, and all processes run the same collectives.
 
         Returns:
-            Scalars `cls`, `loc` and `ctr`. Classification and centerness are divided by the number of positives, the
-            box loss, which the centerness of each location weighs, by the sum of the centerness.
+            Scalars `cls`, `loc` and, if it is predicted, `ctr`. Classification and centerness are divided by the number
+            of positives, the box loss by the sum of its weights.
         """
         logits = predictions.logits.float()  # (N, R, C)
         ltrb = predictions.ltrb.flatten(0, 1)[targets.positives].float()  # (P, 4)
-        centerness = predictions.centerness.flatten()[targets.positives].float()  # (P,)
         gt_centerness = compute_centerness(targets.ltrb)  # (P,)
-        num_positives, centerness_sum = _normalizers(gt_centerness)
+        box_weights = gt_centerness if self.is_box_loss_weighted else torch.ones_like(gt_centerness)
+        num_positives, weight_sum = _normalizers(box_weights)
 
         with torch.autocast(logits.device.type, enabled=False):
             losses = {
                 "cls": self._classification(logits, targets.labels) / num_positives,
-                "loc": (_giou(ltrb, targets.ltrb) * gt_centerness).sum() / centerness_sum,
-                "ctr": F.binary_cross_entropy_with_logits(centerness, gt_centerness, reduction="sum") / num_positives,
+                "loc": (self.box_loss(ltrb, targets.ltrb) * box_weights).sum() / weight_sum,
             }
+            if predictions.centerness is not None:
+                predicted = predictions.centerness.flatten()[targets.positives].float()  # (P,)
+                wanted = compute_iou(ltrb.detach(), targets.ltrb) if self.predicts_iou else gt_centerness
+                losses["ctr"] = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="sum") / num_positives
         return {name: loss * self.weights[name] for name, loss in losses.items()}
 
     def _classification(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,19 +140,13 @@ class FCOSLosses:
         )
 
 
-def _giou(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
-    """(P, 4) distances seen from the same point, in any unit -> (P,) generalized IoU losses, which have no unit."""
-    toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
-    return generalized_box_iou_loss(ltrb * toward_sides, gt_ltrb * toward_sides)
-
-
-def _normalizers(gt_centerness: Tensor) -> Tensor:
-    """(P,) of this process -> (2,): positives and summed centerness, each clamp(sum over processes, 1) / processes.
+def _normalizers(box_weights: Tensor) -> Tensor:
+    """(P,) of this process -> (2,): positives and summed weights, each clamp(sum over processes, 1) / processes.
 
     DistributedDataParallel averages gradients over the processes, so that dividing by the mean number makes them those
     of one process with the whole batch.
     """
-    sums = torch.stack([gt_centerness.new_tensor(len(gt_centerness)), gt_centerness.sum()])
+    sums = torch.stack([box_weights.new_tensor(len(box_weights)), box_weights.sum()])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(sums)
     return sums.clamp(min=1.0) / comm.get_world_size()

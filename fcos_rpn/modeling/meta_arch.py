@@ -55,6 +55,9 @@ class FCOS(nn.Module):
                 pre_nms_topk=fcos.TOPK_CANDIDATES_TEST,
                 nms_thresh=fcos.NMS_THRESH_TEST,
                 post_nms_topk=cfg.TEST.DETECTIONS_PER_IMAGE,
+                score_fusion=fcos.SCORE_FUSION,
+                thresh_on=fcos.THRESH_ON,
+                computes_centerness=fcos.CENTERNESS == "computed",
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -71,8 +74,9 @@ class FCOS(nn.Module):
                 `gt_boxes` and `gt_classes`; optionally `height` and `width` of the wanted output.
 
         Returns:
-            In training the losses `loss_fcos_{cls,loc,ctr}`; else for each image `{"instances": Instances}` with
-            `pred_boxes`, `scores` and `pred_classes` in pixels of the wanted output, best first.
+            In training the losses `loss_fcos_{cls,loc,ctr}`, `ctr` if it is predicted; else for each image
+            `{"instances": Instances}` with `pred_boxes` in pixels of the wanted output, `scores`, `pred_classes` and
+            `location_idxs` (rows of the locations), best first.
         """
         images = self.preprocess_image(batched_inputs)
         predictions, locations = self.core(self.backbone(images.tensor))

@@ -12,15 +12,22 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from .geometry import Locations, decode_boxes
+from ..errors import require_one_of
+from .geometry import Locations, compute_centerness, decode_boxes
 from .head import FCOSPredictions
+
+SCORE_FUSIONS = ("geometric", "product")
+"""√(class · centerness), or class · centerness."""
+
+THRESHOLDED = ("class", "fused")
+"""What the score threshold is compared with: the class probability, or the fused score."""
 
 
 class FCOSPostProcessor:
     """Selects boxes; the same for detections and proposals, which differ in the values given here.
 
-    A candidate is a pair of a location and a class. Its score is the geometric mean of the class's and the location's
-    centerness probabilities.
+    A candidate is a pair of a location and a class. Its score fuses the class's and the location's centerness
+    probabilities; without a centerness, it is the class's.
     """
 
     def __init__(
@@ -32,23 +39,37 @@ class FCOSPostProcessor:
         post_nms_topk: int,
         min_box_size: float = 0.0,
         nms_per_level: bool = False,
+        score_fusion: str = "geometric",
+        thresh_on: str = "class",
+        computes_centerness: bool = False,
     ) -> None:
         """
         Args:
-            score_thresh: candidates need a class probability above it; None keeps all.
+            score_thresh: candidates need a probability above it; None keeps all.
             pre_nms_topk: candidates per level, by score.
             nms_thresh: a box is dropped if its IoU with a better one of the same class is above.
             post_nms_topk: most boxes of an image.
             min_box_size: boxes with a side not longer than this, in pixels, are dropped before the suppression.
             nms_per_level: let boxes suppress each other only within a level, as Detectron2's RPN does, and not
                 within the whole image, as a detector does.
+            score_fusion: one of `SCORE_FUSIONS`.
+            thresh_on: one of `THRESHOLDED`.
+            computes_centerness: take the centerness of the location in the box that it predicts (paper, table 4).
+
+        Raises:
+            UserError: on an unknown fusion or kind of score.
         """
+        require_one_of("MODEL.FCOS.SCORE_FUSION", score_fusion, SCORE_FUSIONS)
+        require_one_of("MODEL.FCOS.THRESH_ON", thresh_on, THRESHOLDED)
         self.score_thresh = score_thresh
         self.pre_nms_topk = pre_nms_topk
         self.nms_thresh = nms_thresh
         self.post_nms_topk = post_nms_topk
         self.min_box_size = min_box_size
         self.nms_per_level = nms_per_level
+        self.score_fusion = score_fusion
+        self.thresh_on = thresh_on
+        self.computes_centerness = computes_centerness
 
     @torch.no_grad()
     def __call__(
@@ -61,17 +82,29 @@ class FCOSPostProcessor:
             image_sizes: N (height, width) in pixels, without the padding.
 
         Returns:
-            N instances with `pred_boxes` (pixels of the network's input, within the image), `scores` and
-            `pred_classes`, best first. Boxes that are not finite are dropped.
+            N instances with `pred_boxes` (pixels of the network's input, within the image), `scores`, `pred_classes`
+            and `location_idxs` (rows of the locations), best first. Boxes that are not finite are dropped.
         """
-        class_scores = predictions.logits.float().sigmoid()  # (N, R, C)
-        scores = (class_scores * predictions.centerness.float().sigmoid()[..., None]).sqrt()
+        class_scores, scores = self.score(predictions)
         if self.score_thresh is not None:
-            scores = scores.masked_fill(class_scores <= self.score_thresh, -1.0)
+            thresholded = class_scores if self.thresh_on == "class" else scores
+            scores = scores.masked_fill(thresholded <= self.score_thresh, -1.0)
         return [
             self._select(scores[image], predictions.ltrb[image].float(), locations, image_size)
             for image, image_size in enumerate(image_sizes)
         ]
+
+    def score(self, predictions: FCOSPredictions) -> tuple[Tensor, Tensor]:
+        """(N, R, C) class probabilities, and (N, R, C) what they become together with the centerness."""
+        class_scores = predictions.logits.float().sigmoid()
+        if self.computes_centerness:
+            centerness = compute_centerness(predictions.ltrb.float())  # (N, R)
+        elif predictions.centerness is not None:
+            centerness = predictions.centerness.float().sigmoid()
+        else:
+            return class_scores, class_scores
+        fused = class_scores * centerness[..., None]
+        return class_scores, fused.sqrt() if self.score_fusion == "geometric" else fused
 
     def _select(self, scores: Tensor, ltrb: Tensor, locations: Locations, image_size: tuple[int, int]) -> Instances:
         """(R, C) scores, -1 where under the threshold, and (R, 4) distances of one image -> K boxes."""
@@ -93,7 +126,11 @@ class FCOSPostProcessor:
         boxes.clip(image_size)
         is_kept = is_finite & boxes.nonempty(threshold=self.min_box_size)
         instances = Instances(
-            image_size, pred_boxes=boxes[is_kept], scores=candidate_scores[is_kept], pred_classes=classes[is_kept]
+            image_size,
+            pred_boxes=boxes[is_kept],
+            scores=candidate_scores[is_kept],
+            pred_classes=classes[is_kept],
+            location_idxs=where[is_kept],
         )
         groups = torch.cat(kept_levels)[is_kept] if self.nms_per_level else instances.pred_classes
         best_first = batched_nms(instances.pred_boxes.tensor, instances.scores, groups, self.nms_thresh)

@@ -46,7 +46,7 @@ class FCOSRPN(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Levels and budgets are Detectron2's `MODEL.RPN`, so that its configs keep their meaning."""
-        rpn = cfg.MODEL.RPN
+        rpn, fcos = cfg.MODEL.RPN, cfg.MODEL.FCOS
 
         def postprocessor(pre_nms_topk: int, post_nms_topk: int) -> FCOSPostProcessor:
             return FCOSPostProcessor(
@@ -55,7 +55,9 @@ class FCOSRPN(nn.Module):
                 nms_thresh=rpn.NMS_THRESH,
                 post_nms_topk=post_nms_topk,
                 min_box_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
-                nms_per_level=cfg.MODEL.FCOS.PROPOSAL_NMS_PER_LEVEL,
+                nms_per_level=fcos.PROPOSAL_NMS_PER_LEVEL,
+                score_fusion=fcos.SCORE_FUSION,
+                computes_centerness=fcos.CENTERNESS == "computed",
             )
 
         return {
@@ -76,7 +78,7 @@ class FCOSRPN(nn.Module):
 
         Returns:
             N instances with exactly `proposal_boxes` (pixels, within the image) and `objectness_logits`, best first,
-            and the losses `loss_rpn_{cls,loc,ctr}`, empty at inference.
+            and the losses `loss_rpn_{cls,loc,ctr}` (`ctr` if it is predicted), empty at inference.
 
         Raises:
             FloatingPointError: in training, if a prediction is not finite.
@@ -119,5 +121,6 @@ def to_proposals(instances: Instances) -> Instances:
 
 
 def _require_finite(predictions: FCOSPredictions) -> None:
-    if not all(torch.isfinite(prediction.detach()).all() for prediction in predictions):
+    predicted = [prediction for prediction in predictions if prediction is not None]
+    if not all(torch.isfinite(prediction.detach()).all() for prediction in predicted):
         raise FloatingPointError("FCOSRPN predicted infinite or NaN values. Training has diverged.")

@@ -4,6 +4,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
 from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, UserError
+from fcos_rpn.modeling.losses import BOX_LOSSES
 from tests.tiny import tiny_config
 
 PYRAMID = {f"p{level}": ShapeSpec(channels=64, stride=2**level) for level in range(2, 8)}
@@ -63,7 +64,7 @@ def test_built_by_hand_equals_built_from_config():
     by_hand = FCOSCore(
         in_features=["p3", "p4"],
         strides=[8, 16],
-        head=FCOSHead(in_channels=64, num_levels=2, num_classes=2, num_convs=1),
+        head=FCOSHead(in_channels=64, strides=[8, 16], num_classes=2, num_convs=1),
         assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0]),
         losses=FCOSLosses(),
     )
@@ -77,8 +78,33 @@ def test_unfit_configs_are_named():
         core(["p3", "p8"])
     with pytest.raises(UserError, match=r"SIZES_OF_INTEREST \[64\.0\]: the 3 levels p3, p4, p5 need 2 upper ends"):
         core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[64.0])
-    with pytest.raises(UserError, match=r"MODEL\.FCOS\.NORM must be one of 'GN', '', not 'LN'"):
+    with pytest.raises(UserError, match=r"MODEL\.FCOS\.NORM must be one of 'GN', 'BN', 'SyncBN', '', not 'LN'"):
         core(NORM="LN")
+
+
+@pytest.mark.parametrize("key", ["BBOX_ACTIVATION", "CENTERNESS", "BBOX_REG_LOSS_TYPE", "BBOX_REG_LOSS_WEIGHT_BY"])
+def test_unknown_values_name_their_key(key):
+    with pytest.raises(UserError, match=rf"MODEL\.FCOS\.{key} must be one of '.*', not 'mine'"):
+        core(**{key: "mine"})
+
+
+@pytest.mark.parametrize(("centerness", "names"), [("none", {"cls", "loc"}), ("computed", {"cls", "loc"})])
+def test_without_a_centerness_branch_there_are_two_losses(centerness, names):
+    model = core(CENTERNESS=centerness)
+    predictions, locations = model(features())
+    gt = Instances((128, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 72, 72]])), gt_classes=torch.tensor([1]))
+    losses = model.losses(predictions, locations, [gt, gt])
+    assert set(losses) == names
+    sum(losses.values()).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_the_config_chooses_the_losses():
+    assert core(CENTERNESS="iou").criterion.predicts_iou
+    assert not core(CENTERNESS="cls").criterion.predicts_iou
+    assert core(BBOX_REG_LOSS_TYPE="l2").criterion.box_loss is BOX_LOSSES["l2"]
+    assert core().criterion.is_box_loss_weighted
+    assert not core(BBOX_REG_LOSS_WEIGHT_BY="none").criterion.is_box_loss_weighted
 
 
 def test_levels_must_have_the_same_channels():

@@ -59,6 +59,11 @@ def test_centerness_is_equation_3():
     torch.testing.assert_close(found, torch.tensor([(1 / 6) ** 0.5, 1.0]))
 
 
+def test_centerness_of_boxes_without_size_is_zero():
+    """A ReLU may predict them."""
+    assert compute_centerness(torch.tensor([[0.0, 0, 0, 0], [0, 1, 0, 1], [0, 1, 2, 1]])).tolist() == [0, 0, 0]
+
+
 def test_centerness_has_no_unit():
     ltrb = torch.rand(20, 4) + 0.1
     torch.testing.assert_close(compute_centerness(ltrb), compute_centerness(ltrb * 32))

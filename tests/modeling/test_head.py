@@ -1,8 +1,16 @@
+import datetime
+import json
+import math
+
 import pytest
 import torch
+from detectron2.layers import NaiveSyncBatchNorm
+from detectron2.utils import comm
 from torch import nn
 
-from fcos_rpn import FCOSHead
+from fcos_rpn import FCOSHead, UserError
+from fcos_rpn.modeling.deformable import DeformableConv2d
+from fcos_rpn.modeling.head import CENTERNESS
 
 GRID_SIZES = [(6, 8), (3, 4)]
 
@@ -12,7 +20,7 @@ def features(channels=32, num_images=2):
 
 
 def head(**overrides):
-    return FCOSHead(**{"in_channels": 32, "num_levels": 2, "num_classes": 3, "num_convs": 2, **overrides})
+    return FCOSHead(**{"in_channels": 32, "strides": [8, 16], "num_classes": 3, "num_convs": 2, **overrides})
 
 
 def test_one_layout_for_all_predictions():
@@ -70,6 +78,33 @@ def test_scales_can_be_switched_off():
     assert head(use_scale=True).scales.requires_grad
 
 
+def test_exp_gives_pixels_as_in_the_paper():
+    """exp(s·x) pixels: with x = 2 everywhere and s = 1 and 1.5, e² and e³ pixels, here in strides of 8 and 16."""
+    model = head(bbox_activation="exp")
+    nn.init.zeros_(model.bbox_pred.weight)
+    nn.init.constant_(model.bbox_pred.bias, 2.0)
+    model.scales.data = torch.tensor([1.0, 1.5])
+    ltrb = model(features()).ltrb
+    torch.testing.assert_close(ltrb[:, :48], torch.full((2, 48, 4), math.exp(2) / 8))
+    torch.testing.assert_close(ltrb[:, 48:], torch.full((2, 12, 4), math.exp(3) / 16))
+
+
+def test_a_new_head_with_exp_predicts_boxes_of_the_finest_stride():
+    torch.manual_seed(0)
+    ltrb = head(bbox_activation="exp")(features()).ltrb
+    assert ltrb[:, :48].mean().item() == pytest.approx(1.0, rel=0.2)
+    assert ltrb[:, 48:].mean().item() == pytest.approx(0.5, rel=0.2)
+
+
+def test_exp_stays_finite():
+    model = head(bbox_activation="exp", num_convs=0)
+    nn.init.constant_(model.bbox_pred.bias, 1e4)
+    ltrb = model(features()).ltrb
+    assert ltrb[0, 0].tolist() == pytest.approx([10_000 / 8] * 4)
+    ltrb.sum().backward()
+    assert torch.isfinite(model.bbox_pred.weight.grad).all()
+
+
 @pytest.mark.parametrize(("norm", "layers"), [("GN", [nn.Conv2d, nn.GroupNorm, nn.ReLU]), ("", [nn.Conv2d, nn.ReLU])])
 def test_towers(norm, layers):
     model = head(norm=norm, num_convs=3)
@@ -78,13 +113,104 @@ def test_towers(norm, layers):
     assert (model.cls_tower[0].bias is None) == (norm == "GN")
 
 
-def test_every_parameter_learns():
-    model = head()
+@pytest.mark.parametrize(("norm", "layer"), [("BN", nn.BatchNorm2d), ("SyncBN", NaiveSyncBatchNorm)])
+def test_batch_norms_keep_statistics_of_each_level(norm, layer):
+    model, inputs = head(norm=norm, num_convs=1).train(), features(num_images=4)
+    assert [type(level) for level in model.cls_tower[1]] == [layer, layer]
+    assert model.cls_tower[0].bias is None
+    model([inputs[0], 10 * inputs[1]])
+    (first, second), convolution = model.cls_tower[1], model.cls_tower[0]
+    # One step of momentum .1 from 0 and 1 toward mean and unbiased variance of what the convolution gives.
+    for statistics, feature in ((first, inputs[0]), (second, 10 * inputs[1])):
+        given = convolution(feature).transpose(0, 1).flatten(1)  # (channels, N·H·W)
+        torch.testing.assert_close(statistics.running_mean, 0.1 * given.mean(dim=1), rtol=1e-4, atol=1e-5)
+    assert second.running_var.mean() > 10 * (first.running_var.mean() - 0.9)
+
+
+def test_batch_norms_of_one_level_do_not_see_the_others():
+    torch.manual_seed(0)
+    model, (first, second) = head(norm="BN").train(), features()
+    alone, together = model([first, second]), model([first, 100 * second])
+    torch.testing.assert_close(alone.logits[:, :48], together.logits[:, :48])
+
+
+@pytest.mark.parametrize("num_convs", [1, 3])
+def test_the_last_convolution_of_both_towers_may_be_deformable(num_convs):
+    model = head(use_deformable=True, num_convs=num_convs)
+    for tower in (model.cls_tower, model.bbox_tower):
+        convolutions = [layer for layer in tower if isinstance(layer, nn.Conv2d | DeformableConv2d)]
+        assert [type(layer) for layer in convolutions] == [nn.Conv2d] * (num_convs - 1) + [DeformableConv2d]
+        assert convolutions[-1].weight.std().item() == pytest.approx(0.01, rel=0.1)
+        assert convolutions[-1].offset.weight.abs().sum() == 0
+
+
+def test_centerness_sits_on_the_tower_that_is_named():
+    for centerness, changed in (("reg", "bbox_tower"), ("iou", "bbox_tower"), ("cls", "cls_tower")):
+        model, inputs = head(centerness=centerness), features()
+        before = model(inputs).centerness
+        nn.init.zeros_(getattr(model, changed)[0].weight)
+        assert not torch.equal(model(inputs).centerness, before)
+        other = head(centerness=centerness)
+        before = other(inputs).centerness
+        nn.init.zeros_(getattr(other, {"bbox_tower": "cls_tower", "cls_tower": "bbox_tower"}[changed])[0].weight)
+        assert torch.equal(other(inputs).centerness, before)
+
+
+@pytest.mark.parametrize("centerness", ["none", "computed"])
+def test_without_a_centerness_branch(centerness):
+    model = head(centerness=centerness)
+    assert model(features()).centerness is None
+    assert not any("centerness" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("overrides", [
+    *({"centerness": centerness} for centerness in CENTERNESS),
+    {"norm": "BN"}, {"norm": "SyncBN"}, {"norm": ""}, {"use_deformable": True}, {"bbox_activation": "exp"},
+])  # fmt: skip
+def test_every_parameter_learns(overrides):
+    model = head(**overrides)
     predictions = model(features())
-    sum(prediction.sum() for prediction in predictions).backward()
+    sum(prediction.sum() for prediction in predictions if prediction is not None).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_deformable_towers_need_a_convolution():
+    with pytest.raises(UserError, match=r"USE_DEFORMABLE: with NUM_CONVS 0"):
+        head(use_deformable=True, num_convs=0)
 
 
 def test_levels_must_match():
     with pytest.raises(ValueError, match="zip"):
-        head(num_levels=3)(features())
+        head(strides=[8, 16, 32])(features())
+
+
+def synchronized_statistics(inputs):
+    """Running mean and variance of the first norm of both levels, after one training step of a head with SyncBN."""
+    torch.manual_seed(0)
+    model = head(norm="SyncBN", num_convs=1).train()
+    model(inputs)
+    return [statistics.tolist() for norm in model.cls_tower[1] for statistics in (norm.running_mean, norm.running_var)]
+
+
+def run_rank(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
+    )
+    comm.create_local_process_group(2)
+    inputs = [level[rank : rank + 1] for level in torch.load(folder / "features.pth")]
+    (folder / f"{rank}.json").write_text(json.dumps(synchronized_statistics(inputs)))
+    torch.distributed.destroy_process_group()
+
+
+def test_synchronized_norms_see_the_images_of_all_processes(tmp_path):
+    """Two processes with an image each keep the statistics of one process with both; Detectron2's variance is the
+    biased one, torch's, which a single process keeps, the unbiased."""
+    inputs = features(num_images=2)
+    torch.save(inputs, tmp_path / "features.pth")
+    torch.multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
+    alone = synchronized_statistics(inputs)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    for together, expected in zip(first, alone, strict=True):
+        torch.testing.assert_close(torch.tensor(together), torch.tensor(expected), rtol=1e-2, atol=1e-6)

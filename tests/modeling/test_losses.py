@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from detectron2.utils import comm
-from torchvision.ops import generalized_box_iou
 
-from fcos_rpn import FCOSLosses, FCOSPredictions, FCOSTargets, compute_centerness
+from fcos_rpn import FCOSLosses, FCOSPredictions, FCOSTargets, UserError, compute_centerness
+from fcos_rpn.modeling.losses import BOX_LOSSES
+from tests import naive
 
 NUM_CLASSES = 3
 
@@ -37,10 +38,35 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def naive_losses(predictions, targets, alpha=0.25, gamma=2.0):
-    """Equation 2 with focal loss, GIoU loss weighted by centerness, and binary cross entropy, location by location."""
+def naive_box_loss(name, ltrb, gt_ltrb):
+    """Of one box, from its corners, with the formulas of the papers that introduced the losses."""
+    if name == "l2":
+        return sum((a - b) ** 2 for a, b in zip(ltrb, gt_ltrb, strict=True))
+    if name == "smooth_l1":
+        distances = [abs(a - b) for a, b in zip(ltrb, gt_ltrb, strict=True)]
+        return sum(d**2 / 2 if d < 1 else d - 0.5 for d in distances)
+    box, gt = ([-left, -top, right, bottom] for left, top, right, bottom in (ltrb, gt_ltrb))
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = box, gt
+    iou = naive.iou(box, gt)
+    hull_width, hull_height = max(x1, u1) - min(x0, u0), max(y1, v1) - min(y0, v0)
+    union = ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0)) / (1 + iou)
+    distance = ((x0 + x1 - u0 - u1) ** 2 + (y0 + y1 - v0 - v1) ** 2) / 4 / (hull_width**2 + hull_height**2)
+    v = 4 / math.pi**2 * (math.atan((u1 - u0) / (v1 - v0)) - math.atan((x1 - x0) / (y1 - y0))) ** 2
+    return {
+        "iou": -math.log(iou),
+        "linear_iou": 1 - iou,
+        "giou": 1 - iou + (hull_width * hull_height - union) / (hull_width * hull_height),
+        "diou": 1 - iou + distance,
+        "ciou": 1 - iou + distance + v * v / (1 - iou + v),
+    }[name]
+
+
+def naive_losses(
+    predictions, targets, alpha=0.25, gamma=2.0, box_loss="giou", weight_by="centerness", predicts_iou=False
+):
+    """Equation 2 with focal loss, box loss and binary cross entropy, location by location."""
     cls = loc = ctr = 0.0
-    centerness_sum = num_positives = 0.0
+    weight_sum = num_positives = 0.0
     labels = targets.labels.flatten().tolist()
     positive = iter(targets.ltrb.tolist())
     for r, label in enumerate(labels):
@@ -52,20 +78,21 @@ def naive_losses(predictions, targets, alpha=0.25, gamma=2.0):
                 cls += -(1 - alpha) * p**gamma * math.log(1 - p)
         if label == NUM_CLASSES:
             continue
-        left, top, right, bottom = next(positive)
+        left, top, right, bottom = gt_ltrb = next(positive)
         centerness = math.sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom))
-        pl, pt, pr, pb = predictions.ltrb.flatten(0, 1)[r].tolist()
-        predicted, target = torch.tensor([[-pl, -pt, pr, pb]]), torch.tensor([[-left, -top, right, bottom]])
-        loc += centerness * (1 - generalized_box_iou(predicted, target).item())
-        q = sigmoid(predictions.centerness.flatten()[r].item())
-        ctr += -centerness * math.log(q) - (1 - centerness) * math.log(1 - q)
-        centerness_sum += centerness
+        weight = centerness if weight_by == "centerness" and not predicts_iou else 1.0
+        ltrb = predictions.ltrb.flatten(0, 1)[r].tolist()
+        loc += weight * naive_box_loss(box_loss, ltrb, gt_ltrb)
+        wanted = 1 - naive_box_loss("linear_iou", ltrb, gt_ltrb) if predicts_iou else centerness
+        if predictions.centerness is not None:
+            q = sigmoid(predictions.centerness.flatten()[r].item())
+            ctr += -wanted * math.log(q) - (1 - wanted) * math.log(1 - q)
+        weight_sum += weight
         num_positives += 1
-    return {
-        "cls": cls / max(num_positives, 1),
-        "loc": loc / max(centerness_sum, 1),
-        "ctr": ctr / max(num_positives, 1),
-    }
+    found = {"cls": cls / max(num_positives, 1), "loc": loc / max(weight_sum, 1), "ctr": ctr / max(num_positives, 1)}
+    if predictions.centerness is None:
+        del found["ctr"]
+    return found
 
 
 MIXED = batch([[0, 3, 1, 3], [3, 2, 2, 3]], [[1, 1, 1, 1], [1, 2, 3, 4], [0.5, 1, 2, 1], [2, 2, 2, 1]])
@@ -80,12 +107,67 @@ def test_equal_the_naive_oracle(predictions, targets):
         assert found[name].item() == pytest.approx(expected, rel=1e-5), name
 
 
-def test_perfect_boxes_cost_nothing():
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+@pytest.mark.parametrize("weight_by", ["centerness", "none"])
+@pytest.mark.parametrize(("predictions", "targets"), [MIXED, SINGLE, NOTHING])
+def test_every_box_loss_equals_the_naive_oracle(predictions, targets, box_loss, weight_by):
+    found = FCOSLosses(box_loss=box_loss, box_loss_weight_by=weight_by)(predictions, targets)
+    expected = naive_losses(predictions, targets, box_loss=box_loss, weight_by=weight_by)
+    assert found["loc"].item() == pytest.approx(expected["loc"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("predictions", "targets"), [MIXED, SINGLE, NOTHING])
+def test_the_branch_may_learn_the_iou_instead(predictions, targets):
+    """Of the predicted box, to which no gradient goes from there; the box loss then has no weights."""
+    found = FCOSLosses(predicts_iou=True)(predictions, targets)
+    for name, expected in naive_losses(predictions, targets, predicts_iou=True).items():
+        assert found[name].item() == pytest.approx(expected, rel=1e-5), name
+    (gradient,) = torch.autograd.grad(found["ctr"], predictions.ltrb, allow_unused=True, retain_graph=True)
+    assert gradient is None
+
+
+def test_without_a_branch_there_is_no_loss_of_it():
+    predictions, targets = MIXED
+    found = FCOSLosses()(predictions._replace(centerness=None), targets)
+    expected = FCOSLosses()(predictions, targets)
+    assert set(found) == {"cls", "loc"}
+    assert (found["cls"], found["loc"]) == (expected["cls"], expected["loc"])
+
+
+def test_by_hand():
+    # One location, targets 1, 1, 1, 1 and predictions 2, 1, 1, 1: areas 4 and 6, IoU 4/6.
+    predictions, targets = batch([[0]], [[1, 1, 1, 1]])
+    predictions = predictions._replace(ltrb=torch.tensor([[[2.0, 1, 1, 1]]]))
+    expected = {"iou": 0.405465, "linear_iou": 1 / 3, "giou": 1 / 3, "smooth_l1": 0.5, "l2": 1.0}
+    for box_loss, value in expected.items():
+        assert FCOSLosses(box_loss=box_loss)(predictions, targets)["loc"].item() == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+def test_perfect_boxes_cost_nothing(box_loss):
     predictions, targets = MIXED
     ltrb = torch.zeros(8, 4)
     ltrb[targets.positives] = targets.ltrb
-    found = FCOSLosses()(predictions._replace(ltrb=ltrb.view(2, 4, 4)), targets)
+    found = FCOSLosses(box_loss=box_loss)(predictions._replace(ltrb=ltrb.view(2, 4, 4)), targets)
     assert found["loc"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+def test_boxes_without_size_stay_finite(box_loss):
+    """A ReLU may predict them."""
+    predictions, targets = MIXED
+    ltrb = torch.zeros(2, 4, 4, requires_grad=True)
+    found = FCOSLosses(box_loss=box_loss)(predictions._replace(ltrb=ltrb), targets)
+    (gradient,) = torch.autograd.grad(found["loc"], ltrb)
+    assert torch.isfinite(found["loc"])
+    assert torch.isfinite(gradient).all()
+
+
+def test_unknown_values_name_their_key():
+    with pytest.raises(UserError, match=r"MODEL\.FCOS\.BBOX_REG_LOSS_TYPE must be one of 'iou', .*, not 'IoU'"):
+        FCOSLosses(box_loss="IoU")
+    with pytest.raises(UserError, match=r"MODEL\.FCOS\.BBOX_REG_LOSS_WEIGHT_BY must be one of 'centerness', 'none'"):
+        FCOSLosses(box_loss_weight_by="iou")
 
 
 def test_centerness_cannot_fall_to_zero():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from fcos_rpn import FCOSPostProcessor, FCOSPredictions, compute_locations
+from fcos_rpn import FCOSPostProcessor, FCOSPredictions, UserError, compute_locations
 from fcos_rpn.modeling.postprocess import rescale
 from tests import naive
 
@@ -40,7 +40,18 @@ def nothing_but(boxes_by_location, num_classes=1):
     return found
 
 
-@pytest.mark.parametrize("settings", [DETECTOR, PROPOSALS, {**PROPOSALS, "nms_per_level": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DETECTOR,
+        PROPOSALS,
+        {**PROPOSALS, "nms_per_level": False},
+        {**DETECTOR, "score_fusion": "product"},
+        {**DETECTOR, "thresh_on": "fused"},
+        {**DETECTOR, "thresh_on": "fused", "score_fusion": "product", "score_thresh": 0.2},
+        {**DETECTOR, "computes_centerness": True},
+    ],
+)
 @pytest.mark.parametrize("num_classes", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_naive_oracle(settings, num_classes, seed):
@@ -85,6 +96,32 @@ def test_one_location_may_have_several_classes():
     found.logits[0, 11, 1] = 1.0
     (instances,) = FCOSPostProcessor(**DETECTOR)(found, LOCATIONS, [SIZE])
     assert instances.pred_classes.tolist() == [0, 1]
+
+
+def test_without_centerness_the_score_is_the_class_probability():
+    found = predictions()._replace(centerness=None)
+    (instances,) = FCOSPostProcessor(**DETECTOR)(found, LOCATIONS, [SIZE])
+    expected = naive.select(found.logits[0].tolist(), found.ltrb[0].tolist(), None, POINTS, SIZE, **DETECTOR)
+    torch.testing.assert_close(instances.scores, torch.tensor([score for score, _, _ in expected]))
+
+
+def test_a_computed_centerness_takes_the_place_of_a_predicted_one():
+    # Sides 1, 1, 3, 1 strides: √(1/3 · 1/1) = .577; fused with σ(0) = .5: √.289 = .537
+    found = nothing_but({11: (0.0, 9.0, [1.0, 1.0, 3.0, 1.0])})
+    (instances,) = FCOSPostProcessor(**DETECTOR, computes_centerness=True)(found, LOCATIONS, [SIZE])
+    assert instances.scores.tolist() == pytest.approx([0.5373], abs=1e-4)
+
+
+def test_boxes_tell_the_location_that_they_were_seen_from():
+    boxes = {11: (1.0, 0.0, [1.0] * 4), 80 + 6: (2.0, 0.0, [1.0] * 4), 100 + 3: (0.5, 0.0, [0.5] * 4)}
+    (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes), LOCATIONS, [(64, 96)])
+    assert instances.location_idxs.tolist() == [86, 11, 103]
+
+
+@pytest.mark.parametrize("key", ["score_fusion", "thresh_on"])
+def test_unknown_values_name_their_key(key):
+    with pytest.raises(UserError, match=rf"MODEL\.FCOS\.{key.upper()} must be one of"):
+        FCOSPostProcessor(**DETECTOR, **{key: "mine"})
 
 
 def test_topk_counts_per_level():
@@ -143,6 +180,7 @@ def test_contract():
             height, width = instances.image_size
             boxes = instances.pred_boxes.tensor
             assert len(instances) <= 15
+            assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "location_idxs"}
             assert (instances.scores[:-1] >= instances.scores[1:]).all()
             assert (boxes >= 0).all()
             assert (boxes <= torch.tensor([width, height, width, height])).all()

@@ -15,10 +15,10 @@ SHAPES = {name: ShapeSpec(channels=64, stride=stride) for name, stride in STRIDE
 IMAGES = ImageList(torch.zeros(2, 3, 128, 160), [(128, 160), (100, 120)])
 
 
-def generator(**rpn):
+def generator(**overrides):
     cfg = tiny_config("ProposalNetwork")
-    for key, value in rpn.items():
-        setattr(cfg.MODEL.RPN, key, value)
+    for key, value in overrides.items():
+        setattr(cfg.MODEL.FCOS if key in cfg.MODEL.FCOS else cfg.MODEL.RPN, key, value)
     torch.manual_seed(0)
     return build_proposal_generator(cfg, SHAPES)
 
@@ -126,6 +126,22 @@ def test_budgets_are_detectron2s_rpn_keys():
     _, single = model(IMAGES, inputs, ground_truth())
     for name, loss in single.items():
         torch.testing.assert_close(doubled[name], 2 * loss)
+
+
+@pytest.mark.parametrize("centerness", ["none", "computed"])
+def test_without_a_centerness_branch(centerness):
+    model = generator(CENTERNESS=centerness)
+    _, losses = model.train()(IMAGES, features(), ground_truth())
+    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc"}
+    assert [len(found) for found in model.eval()(IMAGES, features())[0]] == [20, 20]
+    assert model.test_postprocessor.computes_centerness == (centerness == "computed")
+
+
+def test_scores_are_fused_as_the_config_says():
+    inputs = features()
+    mean, _ = generator().eval()(IMAGES, inputs)
+    product, _ = generator(SCORE_FUSION="product").eval()(IMAGES, inputs)
+    torch.testing.assert_close(product[0].objectness_logits.sigmoid(), mean[0].objectness_logits.sigmoid() ** 2)
 
 
 @pytest.mark.parametrize("broken", ["cls_logits", "bbox_pred", "centerness"])
