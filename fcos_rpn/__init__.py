@@ -1,7 +1,7 @@
 """FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path.
 
-Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSAL_GENERATOR `FCOSRPN` and BACKBONE
-`build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_torchvision_fpn_backbone`.
+Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSAL_GENERATOR `FCOSRPN`, RPN_HEAD
+`NormRPNHead` and BACKBONE `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_torchvision_fpn_backbone`.
 
 Reading order, each floor on the ones before:
 
@@ -40,6 +40,7 @@ from .modeling.losses import FCOSLosses
 from .modeling.meta_arch import FCOS
 from .modeling.postprocess import FCOSPostProcessor
 from .modeling.proposal_generator import FCOSRPN
+from .modeling.rpn_head import NormRPNHead
 from .modeling.two_stage import GeneralizedRCNNWithProposals
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "FCOSTargets",
     "GeneralizedRCNNWithProposals",
     "Locations",
+    "NormRPNHead",
     "TorchvisionBackbone",
     "UserError",
     "add_fcos_config",

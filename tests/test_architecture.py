@@ -13,6 +13,7 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path
 FLOORS = {
     "geometry": 0,
     "backbone": 0,
+    "deformable": 0,
     "rpn_head": 0,
     "head": 1,
     "assigner": 1,
