@@ -143,7 +143,7 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     test on mean that nothing is evaluated: the config's own test set has other classes.
 
     Args:
-        cfg: changed in place: `DATASETS.{TRAIN,TEST}`, `MODEL.FCOS.NUM_CLASSES`, `MODEL.ROI_HEADS.NUM_CLASSES`.
+        cfg: changed in place: `DATASETS.{TRAIN,TEST}` and `MODEL.{FCOS,RETINANET,ROI_HEADS}.NUM_CLASSES`.
         is_training: whether the training data will be needed.
 
     Raises:
@@ -165,7 +165,8 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
     for name in used:
         require_files(name)
-    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(used))
+    num_classes = len(class_names(used))
+    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
 
 
 def require_device(device: str, num_processes: int) -> None:

@@ -35,6 +35,7 @@ def shrink(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 1, 64
     cfg.MODEL.RESNETS.NORM = "GN"
     cfg.MODEL.FPN.OUT_CHANNELS = 64
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 50
@@ -46,11 +47,13 @@ def shrink(cfg: CfgNode) -> CfgNode:
     # An untrained model is to show something.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     return cfg
 
 
 def num_classes(cfg: CfgNode) -> int:
-    return cfg.MODEL.FCOS.NUM_CLASSES if cfg.MODEL.META_ARCHITECTURE == "FCOS" else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    of_one_stage = {"FCOS": cfg.MODEL.FCOS, "RetinaNet": cfg.MODEL.RETINANET}
+    return of_one_stage.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS).NUM_CLASSES
 
 
 def stock_config_and_one_line() -> CfgNode:
@@ -73,10 +76,13 @@ def model(cfg) -> nn.Module:
 
 
 def losses_of(cfg: CfgNode, is_two_stage: bool) -> set[str]:
+    of_fcos = {"cls", "loc", "ctr"} if cfg.MODEL.FCOS.CENTERNESS in ("reg", "cls", "iou") else {"cls", "loc"}
     if cfg.MODEL.META_ARCHITECTURE == "FCOS":
-        return {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
-    is_fcos = cfg.MODEL.PROPOSAL_GENERATOR.NAME == "FCOSRPN"
-    names = {"loss_rpn_cls", "loss_rpn_loc"} | ({"loss_rpn_ctr"} if is_fcos else set())
+        return {f"loss_fcos_{name}" for name in of_fcos}
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return {"loss_cls", "loss_box_reg"}
+    of_rpn = of_fcos if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "FCOSRPN" else {"cls", "loc"}
+    names = {f"loss_rpn_{name}" for name in of_rpn}
     if is_two_stage:
         stages = ["_stage0", "_stage1", "_stage2"] if cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads" else [""]
         names |= {name + stage for stage in stages for name in ("loss_cls", "loss_box_reg")}
