@@ -74,20 +74,15 @@ class FCOSAssigner:
         num_per_image = torch.tensor([len(instances) for instances in gt_instances], device=boxes.device)
         image_idxs = torch.repeat_interleave(num_per_image, output_size=len(boxes))  # (M,)
 
-        # All images at once: location r of image n is number n·R + r.
+        # All images at once: location r of image n is sample n·R + r.
         location_idxs, box_idxs = self.candidates(locations, boxes)
-        rank_to_box = _by_area(boxes)
-        ranks = torch.empty_like(rank_to_box).scatter_(0, rank_to_box, torch.arange(len(boxes), device=boxes.device))
-        best_ranks = ranks.new_full((num_images * num_locations,), len(boxes)).scatter_reduce_(
-            0, image_idxs[box_idxs] * num_locations + location_idxs, ranks[box_idxs], "amin"
-        )  # (N·R,)
+        sample_idxs = image_idxs[box_idxs] * num_locations + location_idxs
+        positives, matched = smallest_candidates(sample_idxs, box_idxs, boxes, num_images * num_locations)
 
-        positives = (best_ranks < len(boxes)).nonzero().squeeze(1)  # (P,)
-        matched = rank_to_box[best_ranks[positives]]  # (P,) rows of boxes
         first_of_image = num_per_image.cumsum(0) - num_per_image
-        matched_idxs = torch.full_like(best_ranks, -1)
+        matched_idxs = image_idxs.new_full((num_images * num_locations,), -1)
         matched_idxs[positives] = matched - first_of_image[image_idxs[matched]]
-        labels = torch.full_like(best_ranks, self.num_classes)
+        labels = torch.full_like(matched_idxs, self.num_classes)
         labels[positives] = classes[matched]
         where = positives % num_locations
         return FCOSTargets(
@@ -164,6 +159,26 @@ class FCOSAssigner:
         at = points[lines]
         is_inside = is_on_grid & (at > sampling_low[:, None]) & (at < sampling_high[:, None])
         return lines, is_inside, torch.maximum(at - low[:, None], high[:, None] - at)
+
+
+def smallest_candidates(
+    sample_idxs: Tensor, box_idxs: Tensor, boxes: Tensor, num_samples: int
+) -> tuple[Tensor, Tensor]:
+    """Of several candidates of a sample the smallest box wins, the one of the lower index on equal areas.
+
+    Args:
+        sample_idxs, box_idxs: (K,) int64, the pairs of a sample in [0, num_samples) and a box in [0, M).
+        boxes: (M, 4).
+        num_samples: locations of all images together.
+
+    Returns:
+        Two (P,) int64 tensors: the samples that have a candidate, ascending, and the box that each of them learns.
+    """
+    rank_to_box = _by_area(boxes)
+    ranks = torch.empty_like(rank_to_box).scatter_(0, rank_to_box, torch.arange(len(boxes), device=boxes.device))
+    best_ranks = ranks.new_full((num_samples,), len(boxes)).scatter_reduce_(0, sample_idxs, ranks[box_idxs], "amin")
+    positives = (best_ranks < len(boxes)).nonzero().squeeze(1)
+    return positives, rank_to_box[best_ranks[positives]]
 
 
 def _by_area(boxes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of what FCOS learns and finds: detections, proposals, assignment by level, centerness.
+"""Pictures of what FCOS learns and finds: detections, proposals, assignment by level, centerness to learn and found.
 
 Every function takes the image as (H, W, 3) uint8 RGB, as Detectron2's `read_image(file, "RGB")` returns it, with boxes
 and locations in its pixels, on any device. It returns a sheet of panels, each the image with something drawn over it,
@@ -16,7 +16,9 @@ import torch
 from detectron2.structures import Instances, pairwise_iou
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import Colormap, ListedColormap
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..modeling.assigner import FCOSTargets
@@ -30,6 +32,17 @@ MATCHES = [(0.7, "IoU ≥ 0.7", "#35d07f"), (0.5, "≥ 0.5", "#ffc21a"), (0.0, "
 """Least IoU, name and color of the kinds of boxes that `draw_proposals` tells apart."""
 
 MIN_DOT, MAX_DOT = 5, 16  # where the centerness is 1
+
+
+def _heat_colors(alphas: NDArray[np.float64]) -> ListedColormap:
+    """From violet at 0 to yellow at 1."""
+    colors = colormaps["inferno"](np.linspace(0.3, 1, 256))
+    colors[:, 3] = alphas
+    return ListedColormap(colors)
+
+
+FADING_HEAT = _heat_colors(np.linspace(-0.1, 1.8, 256).clip(0, 0.9))  # transparent at 0
+SOLID_HEAT = _heat_colors(np.full(256, 0.85))
 
 
 def draw_detections(
@@ -94,7 +107,14 @@ def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances
     return sheet.render()
 
 
-def draw_assignment(image: Picture, locations: Locations, targets: FCOSTargets, ground_truth: Instances) -> Picture:
+def draw_assignment(
+    image: Picture,
+    locations: Locations,
+    targets: FCOSTargets,
+    ground_truth: Instances,
+    *,
+    num_candidates: Tensor | None = None,
+) -> Picture:
     """Which location learns which box: a panel of all boxes, dashed where none learns them, and one for each level.
 
     A dot is a location, in the color of the box it learns; the larger, the greater the centerness it is to predict.
@@ -105,23 +125,26 @@ def draw_assignment(image: Picture, locations: Locations, targets: FCOSTargets, 
         locations: R of the image.
         targets: of this one image (N = 1).
         ground_truth: M with `gt_boxes`, from which the targets were made.
+        num_candidates: (R,) how many boxes each location could learn; where there are several, which is ambiguous
+            (paper, figure 1), its dot is ringed in white.
     """
     (matched_idxs,) = targets.matched_idxs.cpu()  # (R,)
     positives, centerness = targets.positives.cpu(), compute_centerness(targets.ltrb).cpu()  # (P,)
     points, strides = locations.points.cpu(), locations.strides.cpu()
     boxes = ground_truth.gt_boxes.tensor.cpu()
-    is_learned = torch.isin(torch.arange(len(boxes)), matched_idxs)  # (M,)
     learning_strides = strides[positives].unique().tolist()
 
     sheet = Sheet(image, num_panels=1 + len(learning_strides))
-    num_left = len(boxes) - int(is_learned.sum())
-    panel = sheet.add_panel("Ground truth", f"{_count_boxes(boxes)}, {num_left or 'none'} unassigned")
-    styles = ["solid" if learned else "dashed" for learned in is_learned]
-    draw_boxes(panel, boxes, _palette(range(len(boxes))), styles=styles)
+    _add_learned_boxes(sheet, boxes, matched_idxs)
     for stride in learning_strides:
         is_here = strides[positives] == stride  # (P,)
         matched = matched_idxs[positives[is_here]]
-        panel = sheet.add_panel(_level_name(stride), f"stride {stride:g}, {len(matched)} positives", is_muted=True)
+        detail = f"stride {stride:g}, {len(matched)} positives"
+        is_ambiguous = torch.zeros_like(matched, dtype=torch.bool)
+        if num_candidates is not None:
+            is_ambiguous = num_candidates.cpu()[positives[is_here]] > 1
+            detail += f", {int(is_ambiguous.sum()) or 'none'} ambiguous"
+        panel = sheet.add_panel(_level_name(stride), detail, is_muted=True)
         draw_boxes(panel, boxes[matched.unique()], _palette(matched.unique().tolist()))
         pitch = stride * sheet.scale  # of the locations, in pixels of the picture
         x, y = points[strides == stride].T.tolist()
@@ -129,39 +152,91 @@ def draw_assignment(image: Picture, locations: Locations, targets: FCOSTargets, 
         x, y = points[positives[is_here]].T.tolist()
         diameter = min(max(0.85 * pitch, MIN_DOT), MAX_DOT)
         areas = diameter**2 * centerness[is_here].clamp(min=0.1)
-        outlines: dict[str, Any] = {"edgecolors": INK, "linewidths": diameter / MAX_DOT}
-        panel.scatter(x, y, areas.tolist(), color=_palette(matched.tolist()), zorder=3, **outlines)
+        outlines: dict[str, Any] = {
+            "edgecolors": ["white" if ambiguous else INK for ambiguous in is_ambiguous],
+            "linewidths": ((1 + 2 * is_ambiguous) * diameter / MAX_DOT).tolist(),
+        }
+        panel.scatter(x, y, areas.tolist(), c=_palette(matched.tolist()), zorder=3, **outlines)
+    return sheet.render()
+
+
+def draw_target_centerness(
+    image: Picture, locations: Locations, targets: FCOSTargets, ground_truth: Instances
+) -> Picture:
+    """The centerness that is to be learned, as a heat map (paper, figure 7): panels as those of `draw_assignment`.
+
+    A cell is a location that learns a box; the others, which learn no centerness, are left as they are.
+
+    Args:
+        image, locations, targets, ground_truth: see `draw_assignment`.
+    """
+    (matched_idxs,) = targets.matched_idxs.cpu()  # (R,)
+    positives, strides = targets.positives.cpu(), locations.strides.cpu()
+    boxes = ground_truth.gt_boxes.tensor.cpu()
+    centerness = torch.full_like(strides, math.nan)  # (R,)
+    centerness[positives] = compute_centerness(targets.ltrb).cpu()
+    learning_strides = strides[positives].unique().tolist()
+
+    sheet = Sheet(image, num_panels=1 + len(learning_strides))
+    panel = _add_learned_boxes(sheet, boxes, matched_idxs)
+    for stride in learning_strides:
+        is_here = strides == stride  # (R,)
+        matched = matched_idxs[is_here & (matched_idxs >= 0)]
+        panel = sheet.add_panel(_level_name(stride), f"stride {stride:g}, {len(matched)} positives", is_muted=True)
+        _draw_heat(panel, locations.points.cpu()[is_here], stride, centerness[is_here], SOLID_HEAT)
+        draw_boxes(panel, boxes[matched.unique()], ["white"] * len(matched.unique()))
+    if learning_strides:
+        _add_heat_legend(panel, SOLID_HEAT)
     return sheet.render()
 
 
 def draw_centerness(image: Picture, predictions: FCOSPredictions, locations: Locations) -> Picture:
     """Heat maps of the class probability, the centerness and the score made of both: a row each, a column per level.
 
+    Where the network predicts no centerness, the class probability alone.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         predictions: of this one image (N = 1).
         locations: R of the image.
     """
-    (logits,), (centerness_logits,) = predictions.logits.detach().cpu(), predictions.centerness.detach().cpu()
-    probability, centerness = logits.sigmoid().amax(dim=1), centerness_logits.sigmoid()  # (R,)
-    rows = [
-        ("Class probability", "of the likeliest class", probability),
-        ("Centerness", "of the location in its box", centerness),
-        ("Score", "geometric mean of both", (probability * centerness).sqrt()),
-    ]
+    (logits,) = predictions.logits.detach().cpu()
+    probability = logits.sigmoid().amax(dim=1)  # (R,)
+    rows = [("Class probability", "of the likeliest class", probability)]
+    if predictions.centerness is not None:
+        (centerness_logits,) = predictions.centerness.detach().cpu()
+        centerness = centerness_logits.sigmoid()  # (R,)
+        rows.append(("Centerness", "of the location in its box", centerness))
+        rows.append(("Score", "geometric mean of both", (probability * centerness).sqrt()))
     num_levels = len(locations.grid_sizes)
     sheet = Sheet(image, num_panels=len(rows) * num_levels, columns=num_levels)
     for title, detail, values in rows:
         parts = (part.cpu().split(locations.num_per_level) for part in (locations.points, locations.strides, values))
         for level, (points, strides, level_values) in enumerate(zip(*parts, strict=True)):
             panel = sheet.add_panel(*((title, detail) if level == 0 else ("", "")), is_muted=True)
-            heat = level_values.view(locations.grid_sizes[level]).numpy()
-            left, top = (points[0] - strides[0] / 2).tolist()
-            right, bottom = (points[-1] + strides[0] / 2).tolist()
-            panel.imshow(heat, _heat_colors(), extent=(left, right, bottom, top), vmin=0, vmax=1, **AS_PIXELS)
+            _draw_heat(panel, points, float(strides[0]), level_values, FADING_HEAT)
             add_tag(panel, _level_name(float(strides[0])))
-        _add_heat_legend(panel)
+        _add_heat_legend(panel, FADING_HEAT)
     return sheet.render()
+
+
+def _add_learned_boxes(sheet: Sheet, boxes: Tensor, matched_idxs: Tensor) -> Axes:
+    """A panel of (M, 4) boxes, each in its color, dashed where it is not among the (R,) boxes that are learned."""
+    is_learned = torch.isin(torch.arange(len(boxes)), matched_idxs)  # (M,)
+    num_left = len(boxes) - int(is_learned.sum())
+    panel = sheet.add_panel("Ground truth", f"{_count_boxes(boxes)}, {num_left or 'none'} unassigned")
+    styles = ["solid" if learned else "dashed" for learned in is_learned]
+    draw_boxes(panel, boxes, _palette(range(len(boxes))), styles=styles)
+    return panel
+
+
+def _draw_heat(panel: Axes, points: Tensor, stride: float, values: Tensor, colors: Colormap) -> None:
+    """A cell around each of the (h·w, 2) points of a level, in the color of its value in [0, 1]; none for NaN."""
+    width = len(points[:, 0].unique())
+    left, top = (points[0] - stride / 2).tolist()
+    right, bottom = (points[-1] + stride / 2).tolist()
+    heat = np.ma.masked_invalid(values.view(-1, width).numpy())
+    panel.imshow(heat, colors, extent=(left, right, bottom, top), vmin=0, vmax=1, **AS_PIXELS)
 
 
 def _add_match_legend(panel: Axes, ious: Sequence[float]) -> None:
@@ -170,18 +245,11 @@ def _add_match_legend(panel: Axes, ious: Sequence[float]) -> None:
     add_legend(panel, colors, [f"{name}: {found.count(color)}" for name, color in zip(names, colors, strict=True)])
 
 
-def _add_heat_legend(panel: Axes) -> None:
+def _add_heat_legend(panel: Axes, colormap: Colormap) -> None:
     values = np.linspace(0, 1, 5)
-    colors = _heat_colors()(values)
+    colors = colormap(values)
     over_gray = colors[:, :3] * colors[:, 3:] + 0.5 * (1 - colors[:, 3:])
     add_legend(panel, over_gray, [f"{value:g}" for value in values])
-
-
-def _heat_colors() -> ListedColormap:
-    """From transparent at 0 to yellow at 1."""
-    colors = colormaps["inferno"](np.linspace(0.3, 1, 256))
-    colors[:, 3] = np.linspace(-0.1, 1.8, 256).clip(0, 0.9)
-    return ListedColormap(colors)
 
 
 def _palette(indices: Iterable[int]) -> list[str]:

@@ -12,10 +12,12 @@ from fcos_rpn.visualization import sheet
 from fcos_rpn.visualization.pictures import (
     MATCHES,
     PALETTE,
+    SOLID_HEAT,
     draw_assignment,
     draw_centerness,
     draw_detections,
     draw_proposals,
+    draw_target_centerness,
 )
 
 GREEN, AMBER, WHITE = (color for _, _, color in MATCHES)
@@ -258,6 +260,50 @@ def test_there_is_a_panel_for_each_level_that_learns(sheet_kept):
     assert [len(panel.patches) for panel in (p3, p5)] == [1, 1]
 
 
+def test_dots_of_ambiguous_locations_are_ringed(sheet_kept):
+    # Within 1.5 strides of the centers (116, 68) and (132, 68): both could be learned at x = 124, not at 108 or 140.
+    locations, targets, gt = assigned((96, 48, 136, 88), (104, 40, 160, 96))
+    num_candidates = torch.zeros(len(locations.points), dtype=torch.int64)
+    for x in (108, 116, 124, 132, 140):
+        num_candidates[(locations.points[:, 0] == x) & (locations.strides == 8)] = 2 if x == 124 else 1
+
+    sheet = draw_assignment(gray_image(), locations, targets, gt, num_candidates=num_candidates)
+
+    _, p3 = sheet.figure.axes
+    assert texts(p3) == ["P3", "stride 8, 15 positives, 3 ambiguous"]
+    dots = p3.collections[-1]
+    is_ringed = (dots.get_edgecolors()[:, :3] == 1).all(axis=1)
+    assert is_ringed.tolist() == [x == 124 for x in dots.get_offsets()[:, 0]]
+
+
+def test_target_centerness_is_shown_on_the_locations_that_learn():
+    box = (96, 48, 136, 88)
+
+    _, p3 = find_panels(draw_target_centerness(gray_image(), *assigned(box)))
+
+    muted = p3[-1, -1].astype(float)  # as it is far from the box
+    # The center, beside it and toward a corner of the box, whose distances are 20 and 12 or 28.
+    for x, y, centerness in [(116, 68, 1.0), (124, 68, (12 / 28) ** 0.5), (108, 60, 12 / 28)]:
+        red, green, blue, alpha = SOLID_HEAT(centerness)
+        expected = 255 * alpha * np.array([red, green, blue]) + (1 - alpha) * muted
+        cell = p3[2 * y - 6 : 2 * y + 6, 2 * x - 6 : 2 * x + 6].astype(float)
+        np.testing.assert_allclose(cell, np.broadcast_to(expected, cell.shape), atol=2)
+    outside = p3[2 * 68 - 6 : 2 * 68 + 6, 2 * 132 - 6 : 2 * 132 + 2]  # two strides from the center
+    assert (outside == muted).all()
+
+
+def test_target_centerness_is_captioned(sheet_kept):
+    sheet = draw_target_centerness(gray_image(), *assigned((1, 1, 3, 3), (96, 48, 136, 88), (130, 20, 386, 276)))
+
+    assert [texts(panel)[:2] for panel in sheet.figure.axes] == [
+        ["Ground truth", "3 boxes, 1 unassigned"],
+        ["P3", "stride 8, 9 positives"],
+        ["P5", "stride 32, 9 positives"],
+    ]
+    assert texts(sheet.figure.axes[-1])[2:] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert [len(panel.patches) for panel in sheet.figure.axes] == [3, 1, 1]
+
+
 def test_heat_maps_glow_where_the_network_is_sure():
     locations = pyramid_locations()
     both, class_only, centerness_only = (200, 200), (56, 56), (200, 56)
@@ -302,6 +348,19 @@ def test_heat_maps_are_captioned(sheet_kept):
     ]
 
 
+def test_a_network_without_centerness_shows_its_class_probability_alone(sheet_kept):
+    locations = compute_locations([(4, 5), (2, 3)], [64, 128])
+    predictions = FCOSPredictions(torch.zeros(1, 26, 3), torch.zeros(1, 26, 4), None)
+
+    sheet = draw_centerness(gray_image(), predictions, locations)
+
+    legend = ["0", "0.25", "0.5", "0.75", "1"]
+    assert [texts(panel) for panel in sheet.figure.axes] == [
+        ["Class probability", "of the likeliest class", "P6"],
+        ["P7", *legend],
+    ]
+
+
 def test_nothing_to_draw():
     image, nothing = gray_image(), ground_truth()
     box = (20, 20, 120, 120)
@@ -314,3 +373,4 @@ def test_nothing_to_draw():
     left, _ = find_panels(draw_proposals(image, proposals(logits=[]), ground_truth(box)))
     assert side_colors(left, box, 2) == [[WHITE]] * 4
     assert len(find_panels(draw_assignment(image, *assigned()))) == 1
+    assert len(find_panels(draw_target_centerness(image, *assigned()))) == 1
