@@ -1,6 +1,7 @@
 """Detectron2's default trainer, made to run on any device, to evaluate AP and AR, and to say what went wrong."""
 
 import logging
+import operator
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -13,6 +14,17 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, Trainer
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    RPN_HEAD_REGISTRY,
+)
 from detectron2.utils import comm
 from torch import nn
 
@@ -21,6 +33,19 @@ from .data import CheckedDatasetMapper, class_names, register_coco_folder, requi
 from .errors import UserError
 from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
 from .modeling.meta_arch import FCOS
+
+PARTS = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+}
+"""Config key -> where Detectron2 looks its value up."""
 
 
 class Trainer(DefaultTrainer):
@@ -81,6 +106,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """
+        Raises:
+            UserError: if the config names a part that nobody registered.
+        """
+        _require_registered_parts(cfg)
         model = super().build_model(cfg)
         # The CPU's convolutions are fastest in this layout, into which maps follow weights; shapes and names stay.
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
@@ -119,6 +149,13 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             write_results(Path(cfg.OUTPUT_DIR) / "results.json", results)
         return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _require_registered_parts(cfg: CfgNode) -> None:
+    for key, registry in PARTS.items():
+        name = operator.attrgetter(key)(cfg)
+        if name and name not in registry:
+            raise UserError(f"{key}: there is no {name!r}; registered are {', '.join(sorted(n for n, _ in registry))}")
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> "OrderedDict[str, Any]":

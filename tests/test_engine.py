@@ -1,5 +1,6 @@
 import json
 import logging
+import operator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine import Trainer, evaluate, require_device, use_datasets
+from fcos_rpn.engine import PARTS, Trainer, evaluate, require_device, use_datasets
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -282,3 +283,12 @@ def test_device_that_is_missing(monkeypatch, device, num_processes, num_gpus, ex
         require_device(device, num_processes)
     assert str(error.value).startswith(expected)
     assert "--num-gpus 0" in str(error.value)
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_parts_that_nobody_registered_are_named(key):
+    cfg = tiny_config()
+    group, name = key.rsplit(".", 1)
+    setattr(operator.attrgetter(group)(cfg), name, "Mine")
+    with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
+        Trainer.build_model(cfg)

@@ -16,6 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+try:
+    import fcos_rpn  # noqa: F401
+except ModuleNotFoundError as error:  # says how to get detectron2 if that is what is missing
+    sys.exit(f"error: {error}")
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog

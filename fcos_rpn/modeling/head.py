@@ -85,6 +85,8 @@ class FCOSHead(nn.Module):
         require_one_of("MODEL.FCOS.NORM", norm, NORMS)
         require_one_of("MODEL.FCOS.BBOX_ACTIVATION", bbox_activation, BBOX_ACTIVATIONS)
         require_one_of("MODEL.FCOS.CENTERNESS", centerness, CENTERNESS)
+        if not 0 < prior_prob < 1:
+            raise UserError(f"MODEL.FCOS.PRIOR_PROB is a probability between 0 and 1, not {prior_prob:g}")
         if use_deformable and num_convs == 0:
             raise UserError("MODEL.FCOS.USE_DEFORMABLE: with NUM_CONVS 0 the towers have no convolution to replace")
         self.strides = list(strides)

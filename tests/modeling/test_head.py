@@ -184,6 +184,12 @@ def test_levels_must_match():
         head(strides=[8, 16, 32])(features())
 
 
+@pytest.mark.parametrize("prior_prob", [0.0, 1.0, -0.5])
+def test_the_prior_must_be_a_probability(prior_prob):
+    with pytest.raises(UserError, match=r"MODEL\.FCOS\.PRIOR_PROB is a probability between 0 and 1"):
+        head(prior_prob=prior_prob)
+
+
 def synchronized_statistics(inputs):
     """Running mean and variance of the first norm of both levels, after one training step of a head with SyncBN."""
     torch.manual_seed(0)

@@ -1,0 +1,41 @@
+"""Average recall of class-agnostic boxes by COCO's protocol."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .coco import Annotations, BoxesOfImages, match_class_agnostic
+
+# Detectron2's one-letter names of COCO's area ranges, in COCOeval's order: all, below 32², 32² to 96², above 96².
+AREA_SUFFIXES = ("", "s", "m", "l")
+
+
+def average_recall(
+    annotations: Annotations, proposals: BoxesOfImages, *, limits: Sequence[int] = (100, 1000)
+) -> dict[str, float]:
+    """Class-agnostic average recall of boxes over the IoU thresholds .50, .55, ... .95, by COCO's protocol.
+
+    The ground truth of every image counts, also where there are no boxes; Detectron2's own figure leaves such images
+    out, and matches the pairs of highest IoU first.
+
+    Args:
+        annotations, proposals: see `match_class_agnostic`.
+        limits: the numbers of boxes per image to report.
+
+    Returns:
+        Percentages under Detectron2's names: AR@100 (all areas), ARs@100 (area up to 32²), ARm@100 (32² to 96²),
+        ARl@100 (from 96²), AR@1000, ...; NaN where no ground truth has such an area.
+
+    Raises:
+        UserError: see `match_class_agnostic`.
+    """
+    limits = sorted(limits)
+    coco_eval = match_class_agnostic(annotations, proposals, limits=limits)
+    # summarize() knows only the limits 1, 10, 100, so the figures are read from its table; -1 is "no ground truth".
+    recall = np.asarray(coco_eval.eval["recall"])[:, 0].mean(axis=0)  # (T, 1, 4, limits) -> (4, limits)
+    recall = np.where(recall < 0, np.nan, 100 * recall)
+    return {
+        f"AR{suffix}@{limit}": float(recall[area_index, limit_index])
+        for limit_index, limit in enumerate(limits)
+        for area_index, suffix in enumerate(AREA_SUFFIXES)
+    }

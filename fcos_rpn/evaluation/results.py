@@ -1,0 +1,49 @@
+"""Results of an evaluation (task -> metric -> percent) as a table and as a file."""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tabulate import tabulate
+
+Results: TypeAlias = "Mapping[str, float | Results]"
+
+
+def _format_percent(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """One data set's figures (task -> metric -> percent) as a table: a column per task, a row per metric.
+
+    NaN is shown as "-", and a metric that a task does not have is left blank. The AP of single classes, which
+    Detectron2 logs in a table of its own, is left out.
+    """
+    all_metrics = dict.fromkeys(itertools.chain.from_iterable(results.values()))
+    metrics = [metric for metric in all_metrics if not metric.startswith("AP-")]
+    rows = [[metric, *(_format_percent(task.get(metric)) for task in results.values())] for metric in metrics]
+    return tabulate(rows, headers=["", *results], disable_numparse=True, colalign=["left"] + ["right"] * len(results))
+
+
+def _nan_to_none(value: "float | Results") -> Any:
+    if isinstance(value, Mapping):
+        return {key: _nan_to_none(entry) for key, entry in value.items()}
+    return None if math.isnan(value) else float(value)
+
+
+def write_results(path: str | os.PathLike[str], results: Results) -> None:
+    """Writes figures in percent (task -> metric -> value; deeper nesting, as by data set, stays) as strict JSON.
+
+    NaN, which JSON lacks, becomes null. The file is replaced in one step, so that a reader never sees half of it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(_nan_to_none(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

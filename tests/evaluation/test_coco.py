@@ -1,0 +1,28 @@
+import logging
+
+import pytest
+
+from fcos_rpn.errors import UserError
+from fcos_rpn.evaluation import average_recall
+from tests.evaluation.cases import WORKED_ANNOTATIONS, WORKED_PROPOSALS
+
+
+def test_pycocotools_is_announced_as_slow(coco_library, caplog):
+    with caplog.at_level(logging.WARNING):
+        average_recall(WORKED_ANNOTATIONS, WORKED_PROPOSALS)
+        average_recall(WORKED_ANNOTATIONS, WORKED_PROPOSALS)
+    warnings = [record for record in caplog.records if "fcos_rpn[fast-eval]" in record.getMessage()]
+    assert len(warnings) == {"hotcoco": 0, "pycocotools": 1}[coco_library]
+
+
+def test_user_errors_name_file_and_image(tmp_path):
+    with pytest.raises(UserError, match=r"image id 9 \(2 such ids\)"):
+        average_recall(WORKED_ANNOTATIONS, {9: ([(0, 0, 1, 1)], [1.0]), 11: ([], [])})
+    with pytest.raises(UserError, match=r"missing\.json"):
+        average_recall(tmp_path / "missing.json", {})
+    (tmp_path / "half.json").write_text('{"images": [')
+    with pytest.raises(UserError, match=r"half\.json"):
+        average_recall(tmp_path / "half.json", {})
+    (tmp_path / "images.json").write_text('{"images": []}')
+    with pytest.raises(UserError, match=r"images\.json: no 'images' or no 'annotations'"):
+        average_recall(tmp_path / "images.json", {})
