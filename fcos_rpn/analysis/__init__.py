@@ -1,0 +1,24 @@
+"""What a config can learn of a data set, from the annotations alone: no pictures, no weights.
+
+annotations  one json -> boxes in pixels of the network's input, by groups of images of one size
+assignment   which boxes FCOS's locations learn; best possible recall and ambiguous samples of any batch
+anchors      the same for RetinaNet's and RPN's anchors, under the paper's three rules
+figures      all figures of a json under a config
+report       the figures as tables
+suggest      input size, pyramid and ranges that leave fewer boxes unlearned, as a config
+"""
+
+from .annotations import BOX_CONVENTIONS, Annotations, read_boxes
+from .assignment import Ambiguity, ambiguous_samples, best_possible_recall
+from .figures import Analysis, analyze
+
+__all__ = [
+    "BOX_CONVENTIONS",
+    "Ambiguity",
+    "Analysis",
+    "Annotations",
+    "ambiguous_samples",
+    "analyze",
+    "best_possible_recall",
+    "read_boxes",
+]

@@ -1,0 +1,179 @@
+"""Which boxes anchors can learn under the three rules for low-quality matches (paper, table 1): the other side of
+`assignment`, with Detectron2's own anchors and matcher.
+
+An anchor is matched to the box that it overlaps most and learns it from the config's upper IoU threshold on. A box's
+low-quality matches are the anchors that overlap it most of all, whatever their IoU; as in Detectron2, such an anchor
+learns the box that *it* overlaps most, which may be another one.
+
+Shapes: m boxes of an image, L levels, A anchors on all levels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator, build_anchor_generator
+from detectron2.modeling.matcher import Matcher
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ..errors import UserError
+from .annotations import ImageGroup
+from .assignment import Assignment, grid_sizes
+
+LOW_QUALITY_IOU = {"none": float("inf"), "IoU >= .4": 0.4, "all": 0.0}
+"""Rule -> the least IoU of a low-quality match. "all" is what Detectron2 trains with, RetinaNet and RPN alike."""
+
+TRAINING_RULE = "all"
+MAX_PAIRS_AT_ONCE = 1 << 24
+
+
+class AnchorSampler:
+    """The anchors of a config, and what they learn. `LocationSampler` is the same for locations."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        level_names: Sequence[str],
+        generator: DefaultAnchorGenerator,
+        iou_thresholds: Sequence[float],
+        iou_labels: Sequence[int],
+        num_classes: int,
+    ) -> None:
+        """
+        Args:
+            level_names: of the L levels.
+            generator: of their anchors.
+            iou_thresholds, iou_labels: see Detectron2's `Matcher`.
+            num_classes: that the head tells apart.
+        """
+        self.level_names = list(level_names)
+        self.generator = generator
+        self.matcher = Matcher(list(iou_thresholds), list(iou_labels), allow_low_quality_matches=False)
+        self.positive_iou = iou_thresholds[-1]
+        self.num_classes = num_classes
+        self.outputs_per_sample = num_classes + 4
+        self._anchors_of_last_size: tuple[tuple[int, int], Tensor] | None = None
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, in_features: Sequence[str], num_classes: int
+    ) -> dict[str, Any]:
+        """`in_features` and `num_classes` come from the architecture, RetinaNet or else an R-CNN's or a bare RPN.
+
+        Raises:
+            UserError: if the levels are not the backbone's, or the anchors are rotated.
+        """
+        if unknown := [name for name in in_features if name not in input_shape]:
+            raise UserError(f"IN_FEATURES: the backbone has no {', '.join(unknown)}; it gives {', '.join(input_shape)}")
+        generator = build_anchor_generator(cfg, [input_shape[name] for name in in_features])
+        if not isinstance(generator, DefaultAnchorGenerator):
+            raise UserError("MODEL.ANCHOR_GENERATOR.NAME: only the anchors of DefaultAnchorGenerator can be analyzed")
+        matching = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.RPN
+        return {
+            "level_names": in_features,
+            "generator": generator,
+            "iou_thresholds": matching.IOU_THRESHOLDS,
+            "iou_labels": matching.IOU_LABELS,
+            "num_classes": num_classes,
+        }
+
+    def num_per_level(self, padded_size: tuple[int, int]) -> list[int]:
+        """L numbers of anchors on an image of this height and width."""
+        sizes = grid_sizes(padded_size, self.generator.strides)
+        return [h * w * per_cell for (h, w), per_cell in zip(sizes, self.generator.num_anchors, strict=True)]
+
+    def assign(self, group: ImageGroup) -> Assignment:
+        anchors = self._anchors(group.padded_size)
+        classes = group.classes if self.num_classes > 1 else torch.zeros_like(group.classes)
+        num_per_image = torch.bincount(group.image_idxs, minlength=group.num_images).tolist()
+        found = [
+            self._assign_image(anchors, boxes, labels, self.num_per_level(group.padded_size))
+            for boxes, labels in zip(group.boxes.split(num_per_image), classes.split(num_per_image), strict=True)
+        ]
+        return Assignment(
+            positives_per_box=torch.cat([image.positives_per_box for image in found]),
+            positives_per_level=torch.stack([image.positives_per_level for image in found]).sum(0),
+            num_ambiguous=sum(image.num_ambiguous for image in found),
+            num_ambiguous_across_classes=sum(image.num_ambiguous_across_classes for image in found),
+            is_learned_by_rule={
+                rule: torch.cat([image.is_learned_by_rule[rule] for image in found]) for rule in LOW_QUALITY_IOU
+            },
+        )
+
+    def _anchors(self, padded_size: tuple[int, int]) -> Tensor:
+        if self._anchors_of_last_size is None or self._anchors_of_last_size[0] != padded_size:
+            # The generator looks at the shapes of the maps only.
+            maps = [torch.empty(0, *size) for size in grid_sizes(padded_size, self.generator.strides)]
+            anchors = torch.cat([level.tensor for level in self.generator(maps)])
+            self._anchors_of_last_size = padded_size, anchors
+        return self._anchors_of_last_size[1]
+
+    def _assign_image(self, anchors: Tensor, boxes: Tensor, classes: Tensor, num_per_level: list[int]) -> Assignment:
+        matches = self._match(anchors, boxes)
+        positives_per_box = {
+            rule: torch.bincount(matches.learned_box[matches.is_positive(rule)], minlength=len(boxes))
+            for rule in LOW_QUALITY_IOU
+        }
+        level_of = torch.repeat_interleave(torch.tensor(num_per_level))
+        num_candidates = torch.bincount(matches.overlapping, minlength=len(anchors))
+        learned_classes = classes[matches.learned_box]
+        is_of_another_class = classes[matches.overlapped_box] != learned_classes[matches.overlapping]
+        return Assignment(
+            positives_per_box=positives_per_box[TRAINING_RULE],
+            positives_per_level=torch.bincount(
+                level_of[matches.is_positive(TRAINING_RULE)], minlength=len(num_per_level)
+            ),
+            num_ambiguous=int((num_candidates > 1).sum()),
+            num_ambiguous_across_classes=len(matches.overlapping[is_of_another_class].unique()),
+            is_learned_by_rule={rule: number > 0 for rule, number in positives_per_box.items()},
+        )
+
+    def _match(self, anchors: Tensor, boxes: Tensor) -> "_Matches":
+        """All anchors against all boxes of an image, a part of the anchors at a time."""
+        learned_box, is_matched, best, overlaps = [], [], [], []
+        start = 0
+        for chunk in anchors.split(max(1, MAX_PAIRS_AT_ONCE // len(boxes))):
+            iou = box_iou(boxes, chunk)  # (m, a)
+            box_of_chunk, labels = self.matcher(iou)
+            learned_box.append(box_of_chunk)
+            is_matched.append(labels == 1)
+            # The best anchor of all is among the best of the chunks.
+            is_best = (iou == iou.max(dim=1, keepdim=True).values) & (iou > 0)
+            best.append((iou[is_best], *_pairs(is_best, start)))
+            overlaps.append(_pairs(iou >= self.positive_iou, start))
+            start += len(chunk)
+
+        best_iou, box_idxs, anchor_idxs = (torch.cat(parts) for parts in zip(*best, strict=True))
+        best_of_box = best_iou.new_zeros(len(boxes)).scatter_reduce_(0, box_idxs, best_iou, "amax")
+        is_best_of_all = best_iou == best_of_box[box_idxs]
+        low_quality_iou = best_iou.new_zeros(len(anchors)).scatter_reduce_(
+            0, anchor_idxs[is_best_of_all], best_iou[is_best_of_all], "amax"
+        )
+        overlapped_box, overlapping = (torch.cat(parts) for parts in zip(*overlaps, strict=True))
+        return _Matches(torch.cat(learned_box), torch.cat(is_matched), low_quality_iou, overlapping, overlapped_box)
+
+
+class _Matches(NamedTuple):
+    learned_box: Tensor
+    """(A,) the box that each anchor overlaps most."""
+    is_matched: Tensor
+    """(A,) it does so by the upper threshold at least."""
+    low_quality_iou: Tensor
+    """(A,) the largest IoU with a box that no other anchor overlaps more; 0 where there is no such box."""
+    overlapping: Tensor
+    """(K,) anchors of all pairs whose IoU is the upper threshold at least."""
+    overlapped_box: Tensor
+    """(K,) boxes of these pairs."""
+
+    def is_positive(self, rule: str) -> Tensor:
+        """(A,) under a rule of LOW_QUALITY_IOU."""
+        return self.is_matched | ((self.low_quality_iou > 0) & (self.low_quality_iou >= LOW_QUALITY_IOU[rule]))
+
+
+def _pairs(is_pair: Tensor, first_anchor: int) -> tuple[Tensor, Tensor]:
+    box_idxs, anchor_idxs = is_pair.nonzero(as_tuple=True)
+    return box_idxs, first_anchor + anchor_idxs

@@ -1,0 +1,133 @@
+"""What is behind the boxes that an FCOS finds: how well their scores tell their quality, before and after centerness,
+and whether they come from ambiguous locations (paper, sections 4.1.1 and 4.1.2 and the scatter of scores and IoU).
+
+Shapes: N images, R locations, C classes, K boxes found in one image, M ground-truth boxes of that image. All boxes are
+in pixels of the network's input.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.structures import Instances, pairwise_iou
+from torch import Tensor, nn
+
+from ..modeling.assigner import FCOSAssigner
+from ..modeling.core import FCOSCore
+from ..modeling.geometry import Locations
+from ..modeling.meta_arch import FCOS
+from ..modeling.postprocess import FCOSPostProcessor
+from ..modeling.proposal_generator import FCOSRPN
+
+
+class BoxOrigins(NamedTuple):
+    """Of K boxes, what their scores are made of, how good they are and what their locations could learn."""
+
+    class_scores: Tensor
+    """(K,) class probability."""
+    scores: Tensor
+    """(K,) what the model makes of it and of the centerness."""
+    ious: Tensor
+    """(K,) IoU with the ground-truth box that is overlapped most, whatever its class; 0 where there is none."""
+    num_candidates: Tensor
+    """(K,) int64 ground-truth boxes that the location could learn (`FCOSAssigner.candidates`)."""
+    num_classes: Tensor
+    """(K,) int64 different classes among them."""
+
+    @classmethod
+    def cat(cls, of_images: Sequence["BoxOrigins"]) -> "BoxOrigins":
+        """Those of several images in one."""
+        return cls(*(torch.cat(fields) for fields in zip(*of_images, strict=True)))
+
+
+def fcos_of(model: nn.Module) -> tuple[FCOSCore, FCOSPostProcessor] | None:
+    """What predicts, and what selects at inference, in an `FCOS` or in the `FCOSRPN` of another model; None without."""
+    if isinstance(model, FCOS):
+        return model.core, model.postprocessor
+    generator = getattr(model, "proposal_generator", None)
+    return (generator.core, generator.test_postprocessor) if isinstance(generator, FCOSRPN) else None
+
+
+@torch.no_grad()
+def find_with_origins(
+    model: nn.Module, batched_inputs: Sequence[dict[str, Any]], *, limit: int
+) -> list[tuple[Instances, BoxOrigins]]:
+    """Detections of a one-stage FCOS, or proposals of an R-CNN's FCOSRPN, and where they come from.
+
+    Args:
+        model: one for which `fcos_of` finds an FCOS, in evaluation mode.
+        batched_inputs: N of Detectron2's inputs with `instances`: `gt_boxes` and `gt_classes`, as in training.
+        limit: how many boxes of an image, the best ones, are looked at.
+
+    Returns:
+        N instances with `pred_boxes`, `scores`, `pred_classes` and `location_idxs`, best first, with their origins.
+    """
+    parts = fcos_of(model)
+    if parts is None:
+        raise ValueError(f"{type(model).__name__} has neither the meta-architecture FCOS nor an FCOSRPN")
+    core, postprocessor = parts
+    images = model.preprocess_image(batched_inputs)
+    predictions, locations = core(model.backbone(images.tensor))
+    class_scores, _ = postprocessor.score(predictions)  # (N, R, C)
+    found = [boxes[:limit] for boxes in postprocessor(predictions, locations, images.image_sizes)]
+    return [
+        (boxes, trace_origins(boxes, of_image, locations, x["instances"].to(class_scores.device), core.assigner))
+        for boxes, of_image, x in zip(found, class_scores, batched_inputs, strict=True)
+    ]
+
+
+def trace_origins(
+    found: Instances, class_scores: Tensor, locations: Locations, ground_truth: Instances, assigner: FCOSAssigner
+) -> BoxOrigins:
+    """
+    Args:
+        found: K with `pred_boxes`, `scores`, `pred_classes` and `location_idxs`.
+        class_scores: (R, C) class probabilities of the image.
+        locations: R.
+        ground_truth: M with `gt_boxes` and `gt_classes`.
+        assigner: whose candidates are asked for.
+    """
+    iou = pairwise_iou(found.pred_boxes, ground_truth.gt_boxes)  # (K, M)
+    location_idxs, box_idxs = assigner.candidates(locations, ground_truth.gt_boxes.tensor)
+    is_candidate = iou.new_zeros(len(locations.points), len(ground_truth), dtype=torch.bool)
+    is_candidate[location_idxs, box_idxs] = True
+    is_candidate = is_candidate[found.location_idxs]  # (K, M)
+    is_class = ground_truth.gt_classes[:, None] == ground_truth.gt_classes.unique()  # (M, different classes)
+    return BoxOrigins(
+        class_scores=class_scores[found.location_idxs, found.pred_classes],
+        scores=found.scores,
+        ious=torch.cat([iou, iou.new_zeros(len(iou), 1)], dim=1).amax(dim=1),
+        num_candidates=is_candidate.sum(dim=1),
+        num_classes=(is_candidate[:, :, None] & is_class).any(dim=1).sum(dim=1),
+    )
+
+
+def ambiguous_shares(origins: BoxOrigins) -> dict[str, float]:
+    """Percentages of the boxes whose location could learn several ground-truth boxes, and several of different classes
+    (paper, section 4.1.1: 2.3 and 1.5). NaN without any boxes."""
+    return {
+        "ambiguous": float(100 * (origins.num_candidates > 1).double().mean()),
+        "ambiguous_across_classes": float(100 * (origins.num_classes > 1).double().mean()),
+    }
+
+
+def quality_statistics(scores: Tensor, ious: Tensor) -> dict[str, float]:
+    """How well scores tell IoU.
+
+    Args:
+        scores, ious: (K,) each.
+
+    Returns:
+        `rank_correlation`, Spearman's, in [-1, 1], which does not depend on the scale of the scores; NaN where it is
+        not defined. `overrated`, the percentage of boxes whose score is above their IoU: those under the line y = x of
+        the scatter.
+    """
+    x, y = (ranks - ranks.mean() for ranks in (_average_ranks(scores), _average_ranks(ious)))
+    correlation = (x * y).mean() / (x.square().mean() * y.square().mean()).sqrt()
+    return {"rank_correlation": float(correlation), "overrated": float(100 * (scores > ious).double().mean())}
+
+
+def _average_ranks(values: Tensor) -> Tensor:
+    """(K,) -> (K,) ranks from 1, lowest value first; equal values share the mean of theirs."""
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[inverse]

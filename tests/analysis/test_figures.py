@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcos_rpn import UserError, model_zoo
+from fcos_rpn.analysis import analyze, read_boxes
+from fcos_rpn.analysis.anchors import AnchorSampler
+from fcos_rpn.analysis.assignment import LocationSampler
+from fcos_rpn.analysis.figures import build_sampler
+from tests import naive
+from tests.tiny import tiny_config
+
+VAL2017 = Path(__file__).parents[3] / "shared" / "data" / "coco_val2017" / "instances_val2017_rebuilt.json"
+
+
+def write_json(folder: Path, annotations: list[tuple[int, int, list[float]]]) -> Path:
+    """Images 1 (100 x 50 pixels), 2 (50 x 100) and 3 (100 x 50); (image, category, bbox) of the annotations, whose
+    ids count from 1."""
+    sizes = {1: (100, 50), 2: (50, 100), 3: (100, 50)}
+    content = {
+        "images": [{"id": id_, "file_name": f"{id_}.png", "width": w, "height": h} for id_, (w, h) in sizes.items()],
+        "categories": [{"id": 3, "name": "red"}, {"id": 8, "name": "blue"}],
+        "annotations": [
+            {"id": id_, "image_id": image_id, "category_id": category_id, "bbox": bbox, "area": 1, "iscrowd": 0}
+            for id_, (image_id, category_id, bbox) in enumerate(annotations, start=1)
+        ],
+    }
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder / "boxes.json"
+
+
+@pytest.fixture
+def json_file(tmp_path) -> Path:
+    return write_json(
+        tmp_path,
+        [
+            (3, 3, [10, 10, 40, 20]),
+            (1, 3, [10, 10, 40, 20]),
+            (1, 8, [10, 10, 39, 20]),
+            (2, 8, [20, 20, 25, 50]),
+            (1, 3, [5, 5, 1, 1]),
+            (1, 3, [5, 5, 90, 40]),
+        ],
+    )
+
+
+def test_all_figures_of_a_config(json_file):
+    """Shorter sides of 50 grow to 64: the images have 64 x 128 pixels, which 32 divides."""
+    cfg = tiny_config()
+    cfg.MODEL.FCOS.SIZES_OF_INTEREST = [16.0, 32.0, 64.0, 512.0]
+    found = analyze(cfg, read_boxes(json_file))
+
+    strides = [8, 16, 32, 64, 128]
+    points = {
+        "wide": naive.locations([(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)], strides),
+        "tall": naive.locations([(16, 8), (8, 4), (4, 2), (2, 1), (1, 1)], strides),
+    }
+    # id -> x, y, w, h in pixels of the input: 1.28 times.
+    images = {
+        3: ("wide", {1: [10, 10, 40, 20]}),
+        1: ("wide", {2: [10, 10, 40, 20], 3: [10, 10, 39, 20], 5: [5, 5, 1, 1], 6: [5, 5, 90, 40]}),
+        2: ("tall", {4: [20, 20, 25, 50]}),
+    }
+    categories = {1: 3, 2: 3, 3: 8, 4: 8, 5: 3, 6: 3}
+    per_box, per_level, num_ambiguous, num_across_classes = {}, [0] * 5, 0, 0
+    for shape, boxes in images.values():
+        corners = [[1.28 * x, 1.28 * y, 1.28 * (x + w), 1.28 * (y + h)] for x, y, w, h in boxes.values()]
+        ids = list(boxes)
+        matched = naive.assign(points[shape], corners, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
+        candidates = naive.candidates(points[shape], corners, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
+        per_box |= {id_: matched.count(row) for row, id_ in enumerate(ids)}
+        for r, row in enumerate(matched):
+            per_level[points[shape][r][3]] += row >= 0
+            rivals = [ids[m] for where, m in candidates if where == r]
+            num_ambiguous += len(rivals) > 1
+            num_across_classes += len({categories[id_] for id_ in rivals}) > 1
+
+    assert found.num_images == 3
+    assert found.num_boxes == 6
+    assert found.num_positives == sum(per_box.values()) > 0
+    assert list(found.positives_per_level.values()) == per_level
+    assert list(found.positives_per_level) == ["p3", "p4", "p5", "p6", "p7"]
+    assert sum(n * boxes for n, boxes in found.positives_per_box.items()) == found.num_positives
+    unlearned = [id_ for id_, n in per_box.items() if n == 0]
+    assert sorted(box.id for box in found.unlearned_boxes) == sorted(unlearned)
+    assert 5 in unlearned
+    (tiny,) = (box for box in found.unlearned_boxes if box.id == 5)
+    assert tiny == (5, 1, 1, 1, 1.28, 1.28)
+    assert found.unlearned == pytest.approx(100 * len(unlearned) / 6)
+    assert found.best_possible_recall == pytest.approx(100 - found.unlearned)
+    assert found.ambiguous == pytest.approx(100 * num_ambiguous / found.num_positives)
+    assert found.ambiguous_across_classes == pytest.approx(100 * num_across_classes / found.num_positives)
+    assert num_across_classes > 0
+    # 8·16 + 4·8 + 2·4 + 2 + 1 locations of 2 classes, 4 distances, 1 centerness
+    assert found.samples_per_image == (171, 171, 171)
+    assert found.outputs_per_image == (7 * 171, 7 * 171, 7 * 171)
+    assert found.best_possible_recall_by_rule == {}
+    assert json.loads(json.dumps(found.to_json()))["unlearned_boxes"][0]["image_id"] in (1, 2, 3)
+
+
+def test_box_convention(json_file):
+    """A box of one pixel is a point, in the legacy convention; others lose what only their last pixel holds."""
+    annotations = read_boxes(json_file)
+    legacy = analyze(tiny_config(), annotations, box_convention="legacy")
+    (tiny,) = (box for box in legacy.unlearned_boxes if box.id == 5)
+    assert (tiny.width, tiny.input_width) == (1, 0)
+    assert legacy.num_boxes == 6
+
+
+def test_anchors_report_the_three_rules(json_file):
+    cfg = tiny_config("GeneralizedRCNN")
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+    found = analyze(cfg, read_boxes(json_file))
+    assert list(found.best_possible_recall_by_rule) == ["none", "IoU >= .4", "all"]
+    assert found.best_possible_recall_by_rule["all"] == found.best_possible_recall
+    assert found.samples_per_image.mean == 15 * 171  # five sizes, three ratios
+    assert found.outputs_per_image.mean == 5 * 15 * 171
+    assert found.ambiguous_across_classes == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "generator", "sampler_type", "levels", "num_classes"),
+    [
+        ("FCOS", "RPN", LocationSampler, ["p3", "p4"], 80),
+        ("RetinaNet", "RPN", AnchorSampler, ["p4", "p5"], 80),
+        ("GeneralizedRCNNWithProposals", "FCOSRPN", LocationSampler, ["p5", "p6"], 1),
+        ("ProposalNetwork", "RPN", AnchorSampler, ["p5", "p6"], 1),
+    ],
+)
+def test_roles(architecture, generator, sampler_type, levels, num_classes):
+    cfg = tiny_config(architecture)
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = generator
+    cfg.MODEL.FCOS.IN_FEATURES, cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4"], ["p4", "p5"]
+    cfg.MODEL.RPN.IN_FEATURES = ["p5", "p6"]
+    sampler, size_divisibility = build_sampler(cfg, 80)
+    assert type(sampler) is sampler_type
+    assert sampler.level_names == levels
+    assert sampler.num_classes == num_classes
+    assert size_divisibility == 32
+
+
+def test_neither_locations_nor_anchors():
+    cfg = tiny_config("GeneralizedRCNN")
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
+    with pytest.raises(UserError, match=r"GeneralizedRCNN with .* PrecomputedProposals cannot be analyzed"):
+        build_sampler(cfg, 80)
+
+
+@pytest.mark.skipif(not VAL2017.exists(), reason="needs the shared data")
+@pytest.mark.parametrize(
+    ("radius", "convention", "expected"),
+    [(0.0, "legacy", (98.44, 7.13, 3.76)), (1.5, "modern", (98.97, 2.67, 1.58))],
+)
+def test_the_papers_figures_on_every_fifth_image_of_coco(radius, convention, expected):
+    """A fifth deviates from the figures of all images, which the tool gives, by less than the tolerance."""
+    cfg = model_zoo.get_config("COCO-Detection/fcos_R_50_FPN_1x.yaml")
+    cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = radius
+    annotations = read_boxes(VAL2017)
+    found = analyze(cfg, annotations.of_images(torch.arange(0, 5000, 5)), box_convention=convention)
+    figures = found.best_possible_recall, found.ambiguous, found.ambiguous_across_classes
+    assert figures == pytest.approx(expected, abs=0.6)

@@ -1,0 +1,181 @@
+#!/usr/bin/env python
+"""What a config can learn of a data set, from its annotations alone: no pictures, no weights.
+
+Best possible recall, ambiguous samples, positives per level and per box, the boxes that nothing learns, and the numbers
+of locations or anchors and of output variables. Images have the one size that INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST
+give them, each padded alone. RetinaNet's and RPN's anchors take minutes on thousands of images.
+
+Examples:
+    tools/analyze_assignment.py --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml \\
+        --annotations instances_val2017.json
+    tools/analyze_assignment.py --config-file configs/custom/fcos_mobilenet_v2.yaml --annotations mine.json \\
+        --suggest mine.yaml
+    tools/analyze_assignment.py --config-file COCO-Detection/retinanet_R_50_FPN_1x.yaml --annotations mine.json
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+try:
+    import fcos_rpn  # noqa: F401
+except ModuleNotFoundError as error:  # says how to get detectron2 if that is what is missing
+    sys.exit(f"error: {error}")
+
+from detectron2 import model_zoo as detectron2_model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.logger import setup_logger
+
+from fcos_rpn import UserError, add_fcos_config, model_zoo
+from fcos_rpn.analysis import BOX_CONVENTIONS, Analysis, analyze, read_boxes
+from fcos_rpn.analysis.report import figures_table, unlearned_ids, unlearned_table
+from fcos_rpn.analysis.suggest import suggest
+from fcos_rpn.config import merge_file, merge_overrides
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a YAML, or the name of one of this package or Detectron2"
+    )
+    parser.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's instances format")
+    parser.add_argument(
+        "--box-convention",
+        choices=BOX_CONVENTIONS,
+        default="modern",
+        help="boxes end at x + width (modern, as in training; default) or, as in the paper's tables 1 and 2, at "
+        "x + width - 1 (legacy)",
+    )
+    parser.add_argument("--output", type=Path, metavar="JSON", help="write all figures here, with every unlearned box")
+    parser.add_argument(
+        "--suggest",
+        type=Path,
+        metavar="YAML",
+        help="for FCOS and FCOSRPN: search input size, pyramid and ranges that leave fewer boxes unlearned and fewer "
+        "locations ambiguous, write them here as a config, and analyze again with it",
+    )
+    parser.add_argument(
+        "--max-cost",
+        type=float,
+        default=4.0,
+        metavar="FACTOR",
+        help="of --suggest: how many times the locations of the given config there may be; 1 changes the ranges only "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    return parser
+
+
+def find_config(name: str) -> Path:
+    """A file, or one of this package's or Detectron2's configs by name."""
+    if Path(name).is_file():
+        return Path(name)
+    with contextlib.suppress(UserError):
+        return Path(model_zoo.get_config_file(name))
+    with contextlib.suppress(RuntimeError):
+        return Path(detectron2_model_zoo.get_config_file(name))
+    raise UserError(f"no config file {name}, and neither this package nor Detectron2 has one of that name")
+
+
+def read_config(path: Path, overrides: list[str]) -> CfgNode:
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    if Path(detectron2_model_zoo.__file__).resolve().parent in path.resolve().parents:
+        # Its RetinaNet's holds code, which merge_file refuses; it is as safe as Detectron2 itself.
+        cfg.merge_from_file(str(path), allow_unsafe=True)
+    else:
+        merge_file(cfg, path)
+    merge_overrides(cfg, overrides)
+    return cfg
+
+
+def print_analyses(analyses: dict[str, Analysis]) -> None:
+    print(f"\n{figures_table(analyses)}\n\n{unlearned_table(analyses)}")
+    for title, analysis in analyses.items():
+        if analysis.unlearned_boxes:
+            print(f"\n{title}: {unlearned_ids(analysis)}")
+
+
+def suggested_config(path: Path, base: Path, changes: dict[str, Any], before: Analysis, after: Analysis | None) -> str:
+    """A config that changes these keys of another one.
+
+    Args:
+        path: where it will stand; `base` is named relative to it.
+        base: the config that it changes.
+        changes: key -> value.
+        before, after: go into the comment at its top; there is no `after` until it has been analyzed.
+    """
+    nested: dict[str, Any] = {"_BASE_": os.path.relpath(base.resolve(), path.resolve().parent)}
+    for key, value in changes.items():
+        *groups, name = key.split(".")
+        node = nested
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = list(value) if isinstance(value, tuple) else value
+    comment = (
+        f"# Suggested by tools/analyze_assignment.py for {before.num_images:,} images, {before.num_boxes:,} boxes.\n"
+    )
+    if after:
+        comment += "".join(
+            f"# {title}: {was:{form}} before, {now:{form}} now\n"
+            for title, form, was, now in (
+                ("boxes that nothing learns, %", ".2f", before.unlearned, after.unlearned),
+                ("ambiguous positives, %", ".2f", before.ambiguous, after.ambiguous),
+                ("locations an image", ",.0f", before.samples_per_image.mean, after.samples_per_image.mean),
+            )
+        )
+    return comment + yaml.safe_dump(nested, default_flow_style=None, sort_keys=False, width=1000)
+
+
+def write_text(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def main(args: argparse.Namespace) -> None:
+    setup_logger(name="fcos_rpn", abbrev_name="fcos_rpn")  # shows what of the annotations is repaired
+    base = find_config(args.config_file)
+    cfg = read_config(base, args.opts)
+    annotations = read_boxes(args.annotations)
+    settings: dict[str, Any] = {"box_convention": args.box_convention, "show_progress": True}
+    analyses = {"given": analyze(cfg, annotations, **settings)}
+
+    if args.suggest:
+        before = analyses["given"]
+        changes = suggest(cfg, annotations, max_cost=args.max_cost, **settings)
+        if changes:
+            overridden = {key: functools.reduce(getattr, key.split("."), cfg) for key in args.opts[::2]}
+            changes = overridden | changes
+            write_text(args.suggest, suggested_config(args.suggest, base, changes, before, None))
+            after = analyze(read_config(args.suggest, []), annotations, **settings)
+            write_text(args.suggest, suggested_config(args.suggest, base, changes, before, after))
+            analyses["suggested"] = after
+
+    print_analyses(analyses)
+    if "suggested" in analyses:
+        print(f"\n{args.suggest}: the suggested config; train with tools/train_net.py --config-file {args.suggest}")
+    elif args.suggest:
+        print(f"\nNothing that was tried is worth a change; {args.suggest} was not written.")
+    if args.output:
+        given = analyses.pop("given").to_json() | {"box_convention": args.box_convention}
+        content = given | {title: analysis.to_json() for title, analysis in analyses.items()}
+        write_text(args.output, json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    try:
+        main(build_argument_parser().parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was written")
