@@ -9,7 +9,7 @@ results    figures as a table and as a file
 
 from .evaluator import FCOSEvaluator, FCOSWithProposals
 from .precision import PrecisionRecall, precision_recall
-from .recall import average_recall
+from .recall import average_recall, recall_by_iou
 from .results import results_table, write_results
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "PrecisionRecall",
     "average_recall",
     "precision_recall",
+    "recall_by_iou",
     "results_table",
     "write_results",
 ]

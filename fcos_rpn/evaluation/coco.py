@@ -26,6 +26,9 @@ BoxesOfImages: TypeAlias = Mapping[int, tuple[npt.ArrayLike, npt.ArrayLike]]
 """Image id -> ((K, 4) boxes as x1, y1, x2, y2 in pixels of the annotated image, (K,) scores of any scale, larger is
 better). Tensors must be on the CPU."""
 
+IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""COCO's, over which AP and AR are averaged."""
+
 
 def match_class_agnostic(annotations: Annotations, boxes: BoxesOfImages, *, limits: Sequence[int]) -> Any:
     """The `COCOeval` that has matched and counted, with its tables in `eval["recall"]` and `eval["precision"]`.

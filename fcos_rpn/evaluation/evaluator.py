@@ -11,6 +11,7 @@ from torch import nn
 from ..modeling.meta_arch import FCOS
 from ..modeling.postprocess import FCOSPostProcessor, rescale
 from ..modeling.proposal_generator import to_proposals
+from .coco import BoxesOfImages
 from .recall import average_recall
 
 
@@ -49,6 +50,17 @@ class FCOSWithProposals(nn.Module):
         ]
 
 
+def proposals_by_image(predictions: list[dict[str, Any]]) -> BoxesOfImages:
+    """From what COCOEvaluator collects: `image_id` and `proposals` of each image."""
+    return {
+        prediction["image_id"]: (
+            prediction["proposals"].proposal_boxes.tensor,
+            prediction["proposals"].objectness_logits,
+        )
+        for prediction in predictions
+    }
+
+
 class FCOSEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator with COCO's average recall. Takes the same arguments and writes the same files.
 
@@ -66,15 +78,8 @@ class FCOSEvaluator(COCOEvaluator):
         super()._eval_box_proposals(predictions)
         if not self._do_evaluation:
             return
-        proposals = {
-            prediction["image_id"]: (
-                prediction["proposals"].proposal_boxes.tensor,
-                prediction["proposals"].objectness_logits,
-            )
-            for prediction in predictions
-        }
         self._results["box_proposals_detectron2"] = self._results["box_proposals"]
-        self._results["box_proposals"] = average_recall(self._coco_api.dataset, proposals)
+        self._results["box_proposals"] = average_recall(self._coco_api.dataset, proposals_by_image(predictions))
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None) -> None:
         super()._eval_predictions(predictions, img_ids=img_ids)

@@ -5,10 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .coco import Annotations, BoxesOfImages, match_class_agnostic
+from .coco import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_agnostic
 
-IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-"""COCO's, over which AP is averaged."""
 REPORTED_THRESHOLDS = (0.5, 0.75, 0.9)
 """Those that the paper shows one by one."""
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from .coco import Annotations, BoxesOfImages, match_class_agnostic
+from .coco import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_agnostic
 
 # Detectron2's one-letter names of COCO's area ranges, in COCOeval's order: all, below 32², 32² to 96², above 96².
 AREA_SUFFIXES = ("", "s", "m", "l")
@@ -30,12 +31,36 @@ def average_recall(
         UserError: see `match_class_agnostic`.
     """
     limits = sorted(limits)
-    coco_eval = match_class_agnostic(annotations, proposals, limits=limits)
-    # summarize() knows only the limits 1, 10, 100, so the figures are read from its table; -1 is "no ground truth".
-    recall = np.asarray(coco_eval.eval["recall"])[:, 0].mean(axis=0)  # (T, 1, 4, limits) -> (4, limits)
-    recall = np.where(recall < 0, np.nan, 100 * recall)
+    recall = _recall(annotations, proposals, limits).mean(axis=0)  # (4, limits)
     return {
         f"AR{suffix}@{limit}": float(recall[area_index, limit_index])
         for limit_index, limit in enumerate(limits)
         for area_index, suffix in enumerate(AREA_SUFFIXES)
     }
+
+
+def recall_by_iou(
+    annotations: Annotations, proposals: BoxesOfImages, *, limits: Sequence[int] = (100, 1000)
+) -> dict[str, dict[str, float]]:
+    """The recalls that `average_recall` is the mean of, all areas together.
+
+    Args:
+        annotations, proposals, limits: see `average_recall`.
+
+    Returns:
+        Percentages by limit and IoU threshold: `["100"]["0.50"]`.
+    """
+    limits = sorted(limits)
+    recall = _recall(annotations, proposals, limits)[:, 0]  # (T, limits)
+    return {
+        str(limit): {f"{iou:.2f}": float(recall[row, column]) for row, iou in enumerate(IOU_THRESHOLDS)}
+        for column, limit in enumerate(limits)
+    }
+
+
+def _recall(annotations: Annotations, proposals: BoxesOfImages, limits: Sequence[int]) -> npt.NDArray[np.float64]:
+    """(T, 4, limits) percentages by IoU threshold and area; NaN where no ground truth has such an area."""
+    coco_eval = match_class_agnostic(annotations, proposals, limits=limits)
+    # summarize() knows only the limits 1, 10, 100, so the figures are read from its table; -1 is "no ground truth".
+    recall = np.asarray(coco_eval.eval["recall"])[:, 0]
+    return np.where(recall < 0, np.nan, 100 * recall)

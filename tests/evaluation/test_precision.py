@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fcos_rpn.evaluation import precision_recall
-from fcos_rpn.evaluation.precision import IOU_THRESHOLDS
+from fcos_rpn.evaluation.coco import IOU_THRESHOLDS
 from tests.evaluation.cases import (
     WORKED_ANNOTATIONS,
     WORKED_PROPOSALS,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fcos_rpn.evaluation import average_recall
+from fcos_rpn.evaluation import average_recall, recall_by_iou
 from tests.evaluation.cases import (
     WORKED_ANNOTATIONS,
     WORKED_PROPOSALS,
@@ -30,6 +30,23 @@ WORKED_AR = {
 def test_average_recall_of_a_hand_worked_example(coco_library):
     assert_equal_figures(average_recall(WORKED_ANNOTATIONS, WORKED_PROPOSALS, limits=(1, 2)), WORKED_AR)
     assert_equal_figures(average_recall(WORKED_ANNOTATIONS, WORKED_PROPOSALS, limits=(2, 1)), WORKED_AR)
+
+
+def test_recall_by_iou_of_one_box(coco_library):
+    # IoU 10·7 / 10·10 = .7: found at the thresholds .50 to .70, by the second box only
+    proposals = {1: ([(50, 50, 60, 60), (0, 0, 10, 7)], [0.9, 0.8])}
+    found = recall_by_iou(coco_dataset([[(0, 0, 10, 10)]]), proposals, limits=(2, 1))
+    assert set(found["1"].values()) == {0.0}
+    assert [iou for iou, recall in found["2"].items() if recall == 100] == ["0.50", "0.55", "0.60", "0.65", "0.70"]
+    assert [iou for iou, recall in found["2"].items() if recall == 0] == ["0.75", "0.80", "0.85", "0.90", "0.95"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_recall_is_the_mean_of_recall_by_iou(coco_library, seed):
+    annotations, proposals = random_case(seed)
+    average = average_recall(annotations, proposals, limits=(1, 10))
+    for limit, by_iou in recall_by_iou(annotations, proposals, limits=(1, 10)).items():
+        assert sum(by_iou.values()) / 10 == pytest.approx(average[f"AR@{limit}"], nan_ok=True)
 
 
 def test_average_recall_leaves_its_arguments_alone(coco_library):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fcos_rpn.analysis.detections import BoxOrigins
 from fcos_rpn.evaluation import PrecisionRecall
-from fcos_rpn.evaluation.precision import IOU_THRESHOLDS
+from fcos_rpn.evaluation.coco import IOU_THRESHOLDS
 from fcos_rpn.visualization import plot_precision_recall, plot_score_against_iou, save_figure
 from fcos_rpn.visualization.plots import LINE_COLORS, OVERRATED, UNDERRATED
 
