@@ -118,7 +118,7 @@ def suggested_config(path: Path, base: Path, changes: dict[str, Any], before: An
         node = nested
         for group in groups:
             node = node.setdefault(group, {})
-        node[name] = list(value) if isinstance(value, tuple) else value
+        node[name] = list(value) if isinstance(value, list | tuple) else value  # a copy, else YAML writes an alias
     comment = (
         f"# Suggested by tools/analyze_assignment.py for {before.num_images:,} images, {before.num_boxes:,} boxes.\n"
     )
@@ -178,4 +178,4 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; nothing was written")
+        sys.exit("stopped")

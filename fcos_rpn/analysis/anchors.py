@@ -27,7 +27,7 @@ LOW_QUALITY_IOU = {"none": float("inf"), "IoU >= .4": 0.4, "all": 0.0}
 """Rule -> the least IoU of a low-quality match. "all" is what Detectron2 trains with, RetinaNet and RPN alike."""
 
 TRAINING_RULE = "all"
-MAX_PAIRS_AT_ONCE = 1 << 24
+MAX_PAIRS_AT_ONCE = 1 << 20
 
 
 class AnchorSampler:

@@ -163,7 +163,7 @@ def measure(
             for rule, is_learned in found.is_learned_by_rule.items():
                 learned_by_rule[rule] = learned_by_rule.get(rule, 0) + int(is_learned.sum())
             progress.update(group.num_images)
-        progress.update(progress.total - progress.n)  # the images without boxes
+        progress.update(len(padded) - progress.n)  # the images without boxes
 
     num_positives = int(positives_per_box.sum())
     is_learned = positives_per_box > 0

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from tabulate import tabulate
@@ -27,19 +28,19 @@ def figures_table(analyses: Mapping[str, Analysis]) -> str:
         _row("boxes", columns, lambda a: f"{a.num_boxes:,}"),
         _row("best possible recall, %", columns, lambda a: f"{a.best_possible_recall:.2f}"),
         *(
-            _row(f"  low-quality matches: {rule}", columns, lambda a, rule=rule: _recall_under(a, rule))
+            _row(f"- low-quality matches: {rule}", columns, partial(_recall_under, rule))
             for rule in dict.fromkeys(itertools.chain(*(a.best_possible_recall_by_rule for a in columns)))
         ),
         _row("boxes that nothing learns", columns, lambda a: f"{len(a.unlearned_boxes):,} ({a.unlearned:.2f} %)"),
         _row("ambiguous positives, %", columns, lambda a: f"{a.ambiguous:.2f}"),
-        _row("  across classes, %", columns, lambda a: f"{a.ambiguous_across_classes:.2f}"),
+        _row("- across classes, %", columns, lambda a: f"{a.ambiguous_across_classes:.2f}"),
         _row("positives", columns, lambda a: f"{a.num_positives:,}"),
         *(
-            _row(f"  on {level}", columns, lambda a, level=level: _positives_on(a, level))
+            _row(f"- on {level}", columns, partial(_positives_on, level))
             for level in sorted(set().union(*(a.positives_per_level for a in columns)))
         ),
         *(
-            _row(f"boxes of {_bin_name(POSITIVES, i)} positives", columns, lambda a, i=i: _share_of_bin(a, i))
+            _row(f"boxes of {_bin_name(POSITIVES, i)} positives", columns, partial(_share_of_bin, i))
             for i in range(len(POSITIVES))
         ),
         _row(f"{_sample_name(columns[0])} an image", columns, lambda a: _per_image(a.samples_per_image)),
@@ -89,18 +90,18 @@ def _bin_name(lower_ends: Sequence[int], index: int) -> str:
     return f"{low}" if lower_ends[index + 1] == low + 1 else f"{low}-{lower_ends[index + 1] - 1}"
 
 
-def _share_of_bin(analysis: Analysis, index: int) -> str:
+def _share_of_bin(index: int, analysis: Analysis) -> str:
     upper = [*POSITIVES[1:], math.inf][index]
     number = sum(boxes for n, boxes in analysis.positives_per_box.items() if POSITIVES[index] <= n < upper)
     return f"{percent(number, analysis.num_boxes):.2f} %"
 
 
-def _recall_under(analysis: Analysis, rule: str) -> str:
+def _recall_under(rule: str, analysis: Analysis) -> str:
     recall = analysis.best_possible_recall_by_rule.get(rule)
     return "" if recall is None else f"{recall:.2f}"
 
 
-def _positives_on(analysis: Analysis, level: str) -> str:
+def _positives_on(level: str, analysis: Analysis) -> str:
     number = analysis.positives_per_level.get(level)
     return "" if number is None else f"{number:,} ({percent(number, analysis.num_positives):.1f} %)"
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -31,13 +30,14 @@ RANGE_FACTORS = (0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 2.0)
 MAX_SEARCH_IMAGES = 500
 """The search looks at so many images, spread over the json; the result is for all of them."""
 
-FINER_LEVEL_BUILDERS = (
+P2_BUILDERS = (
+    "build_p2_p67_resnet_fpn_backbone",
     "build_p5_p67_resnet_fpn_backbone",
     "build_torchvision_fpn_backbone",
     "build_resnet_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone",
 )
-"""Backbones that make P2, too, if MODEL.FPN.IN_FEATURES begins with res2."""
+"""Backbones that make P2 if MODEL.FPN.IN_FEATURES begins with res2."""
 
 
 class Margin(NamedTuple):
@@ -100,8 +100,10 @@ def suggest(
         show_progress: draws a bar of the trials.
 
     Raises:
-        UserError: for anchors.
+        UserError: for anchors, and for a bound below 1.
     """
+    if not max_cost >= 1:
+        raise UserError(f"--max-cost {max_cost}: give 1, which changes the ranges only, or more")
     sampler, size_divisibility = build_sampler(cfg, annotations.num_classes)
     if not isinstance(sampler, LocationSampler):
         raise UserError("--suggest is for FCOS and FCOSRPN; this config has anchors")
@@ -185,25 +187,25 @@ def _enlarged(cfg: CfgNode, factor: float) -> Changes:
 
 def _finer_pyramid(cfg: CfgNode, sampler: LocationSampler) -> tuple[Changes, LocationSampler, int] | None:
     """With P2 below the given levels, if these begin with P3 and the backbone can make it."""
-    if sampler.level_names[0] != "p3":
+    if sampler.level_names[0] != "p3" or cfg.MODEL.BACKBONE.NAME not in P2_BUILDERS:
         return None
     key = "MODEL.FCOS.IN_FEATURES" if cfg.MODEL.META_ARCHITECTURE == "FCOS" else "MODEL.RPN.IN_FEATURES"
+    changes: Changes = {key: ["p2", *sampler.level_names]}
+    if cfg.MODEL.FPN.IN_FEATURES[0] != "res2":
+        maps = ["res2", *cfg.MODEL.FPN.IN_FEATURES]
+        changes["MODEL.FPN.IN_FEATURES"] = maps
+        if "resnet" in cfg.MODEL.BACKBONE.NAME:
+            changes["MODEL.RESNETS.OUT_FEATURES"] = maps
     ends = upper_ends(sampler)
     # The given ranges, and half the first of them; or for P3 alone 8 strides of P2.
     finer_ends = [ends[0] / 2, *ends] if ends else [32.0]
-    changes: Changes = {key: ["p2", *sampler.level_names]}
-    if cfg.MODEL.FPN.IN_FEATURES[0] != "res2":
-        if cfg.MODEL.BACKBONE.NAME not in FINER_LEVEL_BUILDERS:
-            return None
-        maps = ["res2", *cfg.MODEL.FPN.IN_FEATURES]
-        changes |= {"MODEL.FPN.IN_FEATURES": maps, "MODEL.RESNETS.OUT_FEATURES": maps}
     finer = cfg.clone()
     finer.defrost()
     for name, value in (changes | {"MODEL.FCOS.SIZES_OF_INTEREST": finer_ends}).items():
         finer.merge_from_list([name, value])
-    if "p2" not in build_backbone(finer).output_shape():
-        return None
-    return changes, *build_sampler(finer, sampler.num_classes)
+    finer_sampler, size_divisibility = build_sampler(finer, sampler.num_classes)
+    assert isinstance(finer_sampler, LocationSampler)
+    return changes, finer_sampler, size_divisibility
 
 
 def _scaled_ranges(option: Option) -> Iterator[tuple[float, ...]]:

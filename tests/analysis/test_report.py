@@ -37,7 +37,7 @@ def test_figures(locations):
     assert found["best possible recall, %"] == ["75.00"]
     assert found["boxes that nothing learns"] == ["1 (25.00 %)"]
     assert found["ambiguous positives, %"] == ["12.35"]
-    assert found["on p3"] == ["15 (75.0 %)"]
+    assert found["- on p3"] == ["15 (75.0 %)"]
     assert found["boxes of 0 positives"] == ["25.00 %"]
     assert found["boxes of 2-3 positives"] == ["25.00 %"]
     assert found["boxes of 8-15 positives"] == ["50.00 %"]
@@ -53,17 +53,17 @@ def test_two_analyses_side_by_side(locations):
     assert table.splitlines()[0].split() == ["given", "suggested"]
     found = cells(table)
     assert found["ambiguous positives, %"] == ["12.35", "1.00"]
-    assert found["on p2"] == ["10 (50.0 %)"]
-    assert found["on p3"] == ["15 (75.0 %)", "10 (50.0 %)"]
+    assert found["- on p2"] == ["10 (50.0 %)"]
+    assert found["- on p3"] == ["15 (75.0 %)", "10 (50.0 %)"]
     titles = list(found)
-    assert titles.index("on p2") < titles.index("on p3") < titles.index("on p4")
+    assert titles.index("- on p2") < titles.index("- on p3") < titles.index("- on p4")
 
 
 def test_anchors(locations):
     anchors = locations._replace(best_possible_recall_by_rule={"none": 60.0, "all": 75.0})
     found = cells(figures_table({"given": anchors}))
-    assert found["low-quality matches: none"] == ["60.00"]
-    assert found["low-quality matches: all"] == ["75.00"]
+    assert found["- low-quality matches: none"] == ["60.00"]
+    assert found["- low-quality matches: all"] == ["75.00"]
     assert "anchors an image" in found
 
 

@@ -23,8 +23,8 @@ def images_of(boxes: list[list[float]], *, num_images: int = 6) -> Annotations:
 
 
 SMALL = images_of([[5.0, 5.0, 3.0, 3.0], [29.0, 37.0, 5.0, 5.0], [60.0, 60.0, 30.0, 40.0]])
-"""The first two lie between the locations of stride 8 at 4, 12, ... and hold one of stride 4 at 2, 6, 10, ... Enlarged by
-1.25 or 1.5, the first, 6.25 to 10 or 7.5 to 12, still holds none; by 2, 10 to 16, it does."""
+"""The first two lie between the locations of stride 8 at 4, 12, ... and hold one of stride 4 at 2, 6, 10, ... Enlarged
+by 1.25 or 1.5, the first, 6.25 to 10 or 7.5 to 12, still holds none; by 2, 10 to 16, it does."""
 
 EASY = images_of([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 40.0, 40.0]])
 
@@ -99,7 +99,7 @@ def test_the_generator_of_proposals_gets_the_p2_that_its_backbone_has():
 
 
 def test_an_unknown_backbone_keeps_its_levels(monkeypatch):
-    monkeypatch.setattr(suggest_module, "FINER_LEVEL_BUILDERS", ())
+    monkeypatch.setattr(suggest_module, "P2_BUILDERS", ())
     changes = suggest(config(), SMALL)
     assert changes["INPUT.MIN_SIZE_TEST"] == 256
     assert "MODEL.FCOS.IN_FEATURES" not in changes
@@ -125,6 +125,11 @@ def test_the_search_looks_at_some_images_only(monkeypatch):
     monkeypatch.setattr(suggest_module, "measure", watched)
     assert "MODEL.FCOS.IN_FEATURES" in suggest(config(), SMALL)
     assert seen == {(0, 3)}
+
+
+def test_a_cost_below_that_of_the_given_config():
+    with pytest.raises(UserError, match=r"--max-cost 0\.5"):
+        suggest(config(), EASY, max_cost=0.5)
 
 
 def test_anchors_are_refused():

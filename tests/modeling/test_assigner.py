@@ -6,6 +6,7 @@ from detectron2.structures import Boxes, Instances
 
 from fcos_rpn import FCOSAssigner, compute_locations
 from fcos_rpn.modeling import assigner as assigner_module
+from fcos_rpn.modeling.assigner import smallest_candidates
 from tests import naive
 
 STRIDES = [8, 16, 32, 64, 128]
@@ -123,6 +124,16 @@ def test_the_lower_index_wins_a_tie():
     matched = assigner()(locations, [instances([box, box, box], classes=[2, 1, 0])])
     assert set(matched.matched_idxs.unique().tolist()) == {-1, 0}
     assert set(matched.labels.unique().tolist()) == {2, 3}
+
+
+def test_smallest_candidates():
+    """Boxes of 4, 1, 9 and 1 px². Sample 5 has candidates 0, 1 and 3; sample 2 has 2 and 0; sample 4 has 2 alone."""
+    boxes = torch.tensor([[0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 3, 3], [1, 1, 2, 2]], dtype=torch.float32)
+    pairs = [(5, 3), (2, 2), (5, 1), (4, 2), (5, 0), (2, 0)]
+    sample_idxs, box_idxs = torch.tensor(pairs).T
+    positives, matched = smallest_candidates(sample_idxs, box_idxs, boxes, 7)
+    assert positives.tolist() == [2, 4, 5]
+    assert matched.tolist() == [0, 2, 1]  # of 1 and 3, equally small, the lower index
 
 
 def test_rows_count_from_each_image():
