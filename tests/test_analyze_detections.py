@@ -15,6 +15,8 @@ from tests.tiny import tiny_config, write_coco_folder
 
 TOOL = Path(__file__).parents[1] / "tools" / "analyze_detections.py"
 spec = importlib.util.spec_from_file_location("analyze_detections", TOOL)
+assert spec is not None
+assert spec.loader is not None
 analyze_detections = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(analyze_detections)
 
@@ -70,8 +72,8 @@ def test_all_kinds_of_models_in_one_run(run, model, tmp_path):
     for figures in results.values():
         assert list(figures["class_agnostic"]) == ["AP", "AP50", "AP75", "AP90"]
     for title in ("One stage", "FCOSRPN"):
-        assert list(results[title]["score"]) == ["rank_correlation", "overrated"]
-        assert 0 <= results[title]["ambiguous_locations"]["ambiguous_across_classes"] <= 100
+        assert list(results[title]["rank_correlation_with_iou"]) == ["class_probability", "score"]
+        assert 0 <= results[title]["ambiguous_locations"]["across_classes"] <= 100
     assert list(results["RPN"]) == ["class_agnostic"]
 
     rows = {line[:12].strip(): line for line in output.splitlines()}
@@ -81,7 +83,7 @@ def test_all_kinds_of_models_in_one_run(run, model, tmp_path):
 
 
 def test_boxes_are_judged_in_pixels_of_the_annotated_image(run, model, tmp_path, monkeypatch):
-    """A model that finds every ground-truth box at the network's input size, which here is twice the image's."""
+    """A model that finds every ground-truth box at the network's input size, which here is larger than the image."""
 
     def find_all(_, batched_inputs, *, limit):
         (x,) = batched_inputs

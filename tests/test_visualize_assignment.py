@@ -12,6 +12,8 @@ from tests.tiny import tiny_config, write_coco_folder
 
 TOOL = Path(__file__).parents[1] / "tools" / "visualize_assignment.py"
 spec = importlib.util.spec_from_file_location("visualize_assignment", TOOL)
+assert spec is not None
+assert spec.loader is not None
 visualize_assignment = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(visualize_assignment)
 

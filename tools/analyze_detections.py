@@ -32,7 +32,6 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import build_model, detector_postprocess
 from detectron2.structures import Instances
 from tabulate import tabulate
-from torch import nn
 from tqdm import tqdm
 
 from fcos_rpn import UserError, add_fcos_config
@@ -41,7 +40,8 @@ from fcos_rpn.analysis.detections import (
     ambiguous_shares,
     fcos_of,
     find_with_origins,
-    quality_statistics,
+    preprocess,
+    rank_correlation,
 )
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.config import merge_file, merge_overrides
@@ -128,7 +128,7 @@ def read_config(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
     return cfg
 
 
-def load_model(cfg: CfgNode) -> nn.Module:
+def load_model(cfg: CfgNode) -> Any:
     """In evaluation mode, with all of its weights."""
     model = build_model(cfg).eval()
     FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
@@ -145,7 +145,7 @@ class Report(NamedTuple):
     """Of the boxes of all images; None if the model has no FCOS."""
 
 
-def analyze(model: nn.Module, cfg: CfgNode, title: str) -> Report:
+def analyze(model: Any, cfg: CfgNode, title: str) -> Report:
     """Run the model once over all images."""
     (name,) = cfg.DATASETS.TEST
     augmentations = build_augmentation(cfg, is_train=False)
@@ -172,14 +172,14 @@ def analyze(model: nn.Module, cfg: CfgNode, title: str) -> Report:
 
 
 @torch.no_grad()
-def find(model: nn.Module, x: dict[str, Any]) -> Instances:
+def find(model: Any, x: dict[str, Any]) -> Instances:
     """What a model without FCOS finds in an image, in its pixels: `pred_boxes` and `scores`, best first."""
     generator = getattr(model, "proposal_generator", None)
     if generator is None:
         (output,) = model([x])
         found: Instances = output["instances"]
         return found
-    images = model.preprocess_image([x])
+    images = preprocess(model, [x])
     (proposals,), _ = generator(images, model.backbone(images.tensor), None)
     found = Instances(proposals.image_size, pred_boxes=proposals.proposal_boxes, scores=proposals.objectness_logits)
     return detector_postprocess(found[:NUM_BOXES], x["height"], x["width"])
@@ -189,31 +189,34 @@ def figures_of(report: Report) -> dict[str, dict[str, float]]:
     """For `results.json`: percentages, but for the rank correlations."""
     figures = {"class_agnostic": report.curves.summary()}
     if report.origins is not None:
-        figures["class_probability"] = quality_statistics(report.origins.class_scores, report.origins.ious)
-        figures["score"] = quality_statistics(report.origins.scores, report.origins.ious)
+        figures["rank_correlation_with_iou"] = {
+            "class_probability": rank_correlation(report.origins.class_scores, report.origins.ious),
+            "score": rank_correlation(report.origins.scores, report.origins.ious),
+        }
         figures["ambiguous_locations"] = ambiguous_shares(report.origins)
     return figures
 
 
 def tables(reports: Mapping[str, Report], figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """AP of all models; and of every FCOS, what its scores tell and where its boxes come from."""
-    precision = [
+    precision: list[dict[str, Any]] = [
         {"class-agnostic, %": title, "boxes": reports[title].kind, **of_model["class_agnostic"]}
         for title, of_model in figures.items()
     ]
+    with_fcos = {title: of_model for title, of_model in figures.items() if "ambiguous_locations" in of_model}
+    headers = [
+        f"best {NUM_BOXES} boxes",
+        "rank correlation of IoU with class probability",
+        "with score",
+        "% from ambiguous locations",
+        "across classes",
+    ]
     origins = [
-        {
-            "100 best boxes": title,
-            "rank correlation of IoU with class probability": of_model["class_probability"]["rank_correlation"],
-            "with score": of_model["score"]["rank_correlation"],
-            "% from ambiguous locations": of_model["ambiguous_locations"]["ambiguous"],
-            "across classes": of_model["ambiguous_locations"]["ambiguous_across_classes"],
-        }
-        for title, of_model in figures.items()
-        if "ambiguous_locations" in of_model
+        [title, *of_model["rank_correlation_with_iou"].values(), *of_model["ambiguous_locations"].values()]
+        for title, of_model in with_fcos.items()
     ]
     first = tabulate(precision, headers="keys", floatfmt=".1f")
-    return f"{first}\n\n{tabulate(origins, headers='keys', floatfmt='.2f')}" if origins else first
+    return f"{first}\n\n{tabulate(origins, headers=headers, floatfmt='.2f')}" if origins else first
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     augmentations = build_augmentation(cfg, is_train=False)
     mapper = CheckedDatasetMapper(is_train=True, augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in tqdm(records, unit="image"):
         x = mapper(record)  # as in training, at the size of a test
         locations = locations_of(model, core, x["image"])
@@ -146,7 +146,7 @@ def choose_records(
 
 
 @torch.no_grad()
-def locations_of(model: nn.Module, core: FCOSCore, image: torch.Tensor) -> Locations:
+def locations_of(model: Any, core: FCOSCore, image: torch.Tensor) -> Locations:
     """Of the pyramid that the backbone makes of a (3, H, W) image: only running it tells every backbone's sizes."""
     images = ImageList.from_tensors(
         [torch.zeros_like(image, dtype=torch.float32)],

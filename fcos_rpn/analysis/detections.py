@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
+from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from ..modeling.assigner import FCOSAssigner
@@ -48,9 +49,14 @@ def fcos_of(model: nn.Module) -> tuple[FCOSCore, FCOSPostProcessor] | None:
     return (generator.core, generator.test_postprocessor) if isinstance(generator, FCOSRPN) else None
 
 
+def preprocess(model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: list[dict[str, Any]]) -> ImageList:
+    """What the backbone takes; Detectron2's ProposalNetwork has no method for it, but the attributes that it needs."""
+    return FCOS.preprocess_image(model, batched_inputs)
+
+
 @torch.no_grad()
 def find_with_origins(
-    model: nn.Module, batched_inputs: Sequence[dict[str, Any]], *, limit: int
+    model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: list[dict[str, Any]], *, limit: int
 ) -> list[tuple[Instances, BoxOrigins]]:
     """Detections of a one-stage FCOS, or proposals of an R-CNN's FCOSRPN, and where they come from.
 
@@ -66,7 +72,7 @@ def find_with_origins(
     if parts is None:
         raise ValueError(f"{type(model).__name__} has neither the meta-architecture FCOS nor an FCOSRPN")
     core, postprocessor = parts
-    images = model.preprocess_image(batched_inputs)
+    images = preprocess(model, batched_inputs)
     predictions, locations = core(model.backbone(images.tensor))
     class_scores, _ = postprocessor.score(predictions)  # (N, R, C)
     found = [boxes[:limit] for boxes in postprocessor(predictions, locations, images.image_sizes)]
@@ -106,25 +112,16 @@ def ambiguous_shares(origins: BoxOrigins) -> dict[str, float]:
     """Percentages of the boxes whose location could learn several ground-truth boxes, and several of different classes
     (paper, section 4.1.1: 2.3 and 1.5). NaN without any boxes."""
     return {
-        "ambiguous": float(100 * (origins.num_candidates > 1).double().mean()),
-        "ambiguous_across_classes": float(100 * (origins.num_classes > 1).double().mean()),
+        "all": float(100 * (origins.num_candidates > 1).double().mean()),
+        "across_classes": float(100 * (origins.num_classes > 1).double().mean()),
     }
 
 
-def quality_statistics(scores: Tensor, ious: Tensor) -> dict[str, float]:
-    """How well scores tell IoU.
-
-    Args:
-        scores, ious: (K,) each.
-
-    Returns:
-        `rank_correlation`, Spearman's, in [-1, 1], which does not depend on the scale of the scores; NaN where it is
-        not defined. `overrated`, the percentage of boxes whose score is above their IoU: those under the line y = x of
-        the scatter.
-    """
+def rank_correlation(scores: Tensor, ious: Tensor) -> float:
+    """How well (K,) scores tell (K,) IoUs: Spearman's coefficient in [-1, 1], which does not depend on the scale of the
+    scores. NaN where it is not defined."""
     x, y = (ranks - ranks.mean() for ranks in (_average_ranks(scores), _average_ranks(ious)))
-    correlation = (x * y).mean() / (x.square().mean() * y.square().mean()).sqrt()
-    return {"rank_correlation": float(correlation), "overrated": float(100 * (scores > ious).double().mean())}
+    return float((x * y).mean() / (x.square().mean() * y.square().mean()).sqrt())
 
 
 def _average_ranks(values: Tensor) -> Tensor:

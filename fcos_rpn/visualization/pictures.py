@@ -154,7 +154,7 @@ def draw_assignment(
         areas = diameter**2 * centerness[is_here].clamp(min=0.1)
         outlines: dict[str, Any] = {
             "edgecolors": ["white" if ambiguous else INK for ambiguous in is_ambiguous],
-            "linewidths": ((1 + 2 * is_ambiguous) * diameter / MAX_DOT).tolist(),
+            "linewidths": ((1 + is_ambiguous.int()) * diameter / MAX_DOT).tolist(),
         }
         panel.scatter(x, y, areas.tolist(), c=_palette(matched.tolist()), zorder=3, **outlines)
     return sheet.render()

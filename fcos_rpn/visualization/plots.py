@@ -16,17 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from ..analysis.detections import BoxOrigins, quality_statistics
+from ..analysis.detections import BoxOrigins, rank_correlation
 from ..evaluation.precision import REPORTED_THRESHOLDS, PrecisionRecall
 from .sheet import DPI, FONT_SIZE, INK, SMALL_FONT_SIZE, SOFT_INK
 
 LINE_COLORS = ["#2f9bff", "#ff4d5e", "#2bb56c", "#b06bff", "#ff8a1f", "#19b5bd", "#e0559f", "#c98f63"]
 """Those of the boxes in pictures, the lighter ones darkened for a white ground."""
-OVERRATED, UNDERRATED = LINE_COLORS[1], LINE_COLORS[0]
+OVERRATED, FAIR = LINE_COLORS[1], LINE_COLORS[0]
 GRID = "#e5e5ea"
 
 # Lengths are pixels, as in `sheet`; a file has twice as many.
-PANEL_WIDTH, PANEL_HEIGHT = 300, 300
+PANEL, LARGE_PANEL = 300, 360  # width and height
 LEFT, RIGHT, TOP, BOTTOM, GAP = 68, 24, 48, 52, 48
 LEGEND_LINE = 22
 FILE_DPI = 2 * DPI
@@ -59,20 +59,22 @@ def plot_precision_recall(
 
 def plot_score_against_iou(origins: BoxOrigins) -> Figure:
     """A dot for each box: its IoU with the ground truth over the class probability, and over the score that centerness
-    makes of it. Dots under the line y = x are surer than they are good."""
-    figure, panels = _new_figure(num_panels=2)
+    makes of it. Boxes whose class probability is above their IoU have another color, in both panels, so that one sees
+    where centerness puts them."""
+    figure, panels = _new_figure(num_panels=2, panel_size=LARGE_PANEL)
+    is_overrated = (origins.class_scores > origins.ious).cpu()  # (K,)
     before, after = ("Before centerness", "Class probability, %"), ("With centerness", "Score, %")
     for panel, (title, label), scores in zip(
         panels, (before, after), (origins.class_scores, origins.scores), strict=True
     ):
-        statistics = quality_statistics(scores, origins.ious)
-        _add_title(panel, title, f"rank correlation {statistics['rank_correlation']:.2f}")
-        _add_dots(panel, scores.cpu(), origins.ious.cpu())
+        _add_title(panel, title, f"rank correlation {rank_correlation(scores, origins.ious):.2f}")
+        _add_dots(panel, scores.cpu(), origins.ious.cpu(), is_overrated)
         panel.plot([0, 1], [0, 1], color=SOFT_INK, linewidth=1.5, linestyle=(0, (4, 3)))
-        note: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": SMALL_FONT_SIZE, "fontweight": "bold"}
-        panel.annotate(f"{statistics['overrated']:.0f} % overrated", (0.97, 0.04), ha="right", color=OVERRATED, **note)
-        panel.set_xlabel(label)
+        panel.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))  # no dot is cut in half
     panels[0].set_ylabel("IoU with the ground truth, %")
+    note: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": SMALL_FONT_SIZE, "fontweight": "bold"}
+    share = 100 * is_overrated.double().mean()
+    panels[0].annotate(f"{share:.0f} % under the line", (0.97, 0.06), ha="right", color=OVERRATED, **note)
     return figure
 
 
@@ -85,16 +87,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(f"{path}.svg", dpi=FILE_DPI, metadata={"Date": None})
 
 
-def _new_figure(*, num_panels: int, extra_height: int = 0) -> tuple[Figure, list[Axes]]:
+def _new_figure(*, num_panels: int, panel_size: int = PANEL, extra_height: int = 0) -> tuple[Figure, list[Axes]]:
     """Square panels in a row over [0, 1] x [0, 1], and free space of that height in pixels below them."""
-    width = LEFT + num_panels * (PANEL_WIDTH + GAP) - GAP + RIGHT
-    height = TOP + PANEL_HEIGHT + BOTTOM + extra_height
+    width = LEFT + num_panels * (panel_size + GAP) - GAP + RIGHT
+    height = TOP + panel_size + BOTTOM + extra_height
     figure = Figure((width / DPI, height / DPI), DPI, facecolor="white")
     FigureCanvasAgg(figure)
     panels = []
     for index in range(num_panels):
-        left, bottom = LEFT + index * (PANEL_WIDTH + GAP), BOTTOM + extra_height
-        panel = figure.add_axes((left / width, bottom / height, PANEL_WIDTH / width, PANEL_HEIGHT / height))
+        left, bottom = LEFT + index * (panel_size + GAP), BOTTOM + extra_height
+        panel = figure.add_axes((left / width, bottom / height, panel_size / width, panel_size / height))
         panel.set(xlim=(0, 1), ylim=(0, 1), axisbelow=True, xticks=[0, 0.25, 0.5, 0.75, 1])
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
         panel.grid(color=GRID, linewidth=1)
@@ -126,8 +128,8 @@ def _add_figures_below(panel: Axes, heading: str, figures: Mapping[str, float], 
         panel.annotate(f"{figure:.1f}", (1, 0), (0, y), "axes fraction", **text, ha="right", color=INK, weight="bold")
 
 
-def _add_dots(panel: Axes, scores: Tensor, ious: Tensor) -> None:
+def _add_dots(panel: Axes, scores: Tensor, ious: Tensor, is_overrated: Tensor) -> None:
     """The more dots, the fainter; as pixels also in an SVG, which thousands of shapes would make slow."""
     alpha = min(0.8, max(0.08, 400 / (1 + len(scores))))
-    colors = [OVERRATED if is_over else UNDERRATED for is_over in (scores > ious).tolist()]
-    panel.scatter(scores.tolist(), ious.tolist(), 14, colors, alpha=alpha, linewidths=0, rasterized=True, clip_on=False)
+    colors = [OVERRATED if is_over else FAIR for is_over in is_overrated.tolist()]
+    panel.scatter(scores.tolist(), ious.tolist(), 14, colors, alpha=alpha, linewidths=0, rasterized=True)

@@ -45,7 +45,8 @@ def naive_precision(
     num_truths = 0
     outcomes = []  # score, whether it is a hit; boxes that only find a crowd do not count
     for image in annotations["images"]:
-        truths, crowds = [], []
+        truths: list[Box] = []
+        crowds: list[Box] = []
         for annotation in annotations["annotations"]:
             if annotation["image_id"] == image["id"]:
                 x, y, width, height = annotation["bbox"]
