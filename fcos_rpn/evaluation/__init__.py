@@ -9,13 +9,14 @@ results    figures as a table and as a file
 
 from .evaluator import FCOSEvaluator, FCOSWithProposals
 from .precision import PrecisionRecall, precision_recall
-from .recall import average_recall, recall_by_iou
+from .recall import RecallCurves, average_recall, recall_by_iou
 from .results import results_table, write_results
 
 __all__ = [
     "FCOSEvaluator",
     "FCOSWithProposals",
     "PrecisionRecall",
+    "RecallCurves",
     "average_recall",
     "precision_recall",
     "recall_by_iou",

@@ -4,13 +4,13 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tabulate import tabulate
 
-Results: TypeAlias = "Mapping[str, float | Results]"
+Results: TypeAlias = "float | str | Sequence[Results] | Mapping[str, Results] | None"
 
 
 def _format_percent(value: float | None) -> str:
@@ -31,14 +31,16 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     return tabulate(rows, headers=["", *results], disable_numparse=True, colalign=["left"] + ["right"] * len(results))
 
 
-def _nan_to_none(value: "float | Results") -> Any:
+def _nan_to_none(value: Results) -> Any:
     if isinstance(value, Mapping):
         return {key: _nan_to_none(entry) for key, entry in value.items()}
-    return None if math.isnan(value) else float(value)
+    if isinstance(value, list | tuple):
+        return [_nan_to_none(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
-    """Writes figures in percent (task -> metric -> value; deeper nesting, as by data set, stays) as strict JSON.
+    """Writes figures in percent (task -> metric -> value, or nested in any other way) as strict JSON.
 
     NaN, which JSON lacks, becomes null. The file is replaced in one step, so that a reader never sees half of it.
     """

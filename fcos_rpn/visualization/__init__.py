@@ -1,12 +1,12 @@
 """Pictures of what FCOS learns and finds, and plots of how good it is.
 
 pictures  detections, proposals, assignment by level, centerness, over an image
-plots     precision over recall, score against IoU, of a data set
+plots     precision over recall, recall, score against IoU, of a data set
 sheet     the panels that pictures are drawn onto
 """
 
 from .pictures import draw_assignment, draw_centerness, draw_detections, draw_proposals, draw_target_centerness
-from .plots import plot_precision_recall, plot_score_against_iou, save_figure
+from .plots import plot_precision_recall, plot_recall, plot_score_against_iou, save_figure
 
 __all__ = [
     "draw_assignment",
@@ -15,6 +15,7 @@ __all__ = [
     "draw_proposals",
     "draw_target_centerness",
     "plot_precision_recall",
+    "plot_recall",
     "plot_score_against_iou",
     "save_figure",
 ]

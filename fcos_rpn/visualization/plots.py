@@ -1,4 +1,4 @@
-"""Plots of what models find in a whole data set: precision over recall, and IoU over score.
+"""Plots of what models find in a whole data set: precision over recall, recall over what is asked, IoU over score.
 
 Every function returns a matplotlib figure; `save_figure` writes it.
 """
@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import AutoLocator, PercentFormatter, ScalarFormatter
 from torch import Tensor
 
 from ..analysis.detections import BoxOrigins, rank_correlation
 from ..evaluation.precision import REPORTED_THRESHOLDS, PrecisionRecall
+from ..evaluation.recall import RecallCurves
 from .sheet import DPI, FONT_SIZE, INK, SMALL_FONT_SIZE, SOFT_INK
 
 LINE_COLORS = ["#2f9bff", "#ff4d5e", "#2bb56c", "#b06bff", "#ff8a1f", "#19b5bd", "#e0559f", "#c98f63"]
@@ -78,6 +79,36 @@ def plot_score_against_iou(origins: BoxOrigins) -> Figure:
     return figure
 
 
+def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
+    """Recall over IoU at the fewest boxes an image and, dashed, at the most; average recall over the number of boxes;
+    AR100 over the iterations of the training.
+
+    Args:
+        curves: by the system's name, all with the same limits.
+    """
+    colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
+    figure, panels = _new_figure(num_panels=3, extra_height=LEGEND_LINE * (2 + len(curves)))
+    few, *_, many = next(iter(curves.values())).by_iou
+    for found, color in zip(curves.values(), colors, strict=True):
+        of_panels: tuple[Mapping[Any, float], ...] = (found.by_iou[few], found.by_limit, found.by_iteration)
+        for panel, recall in zip(panels, of_panels, strict=True):
+            _add_line(panel, recall, color)
+        _add_line(panels[0], found.by_iou[many], color, linestyle="dashed")
+    titles = ("Recall", f"of {few} and {many} boxes"), ("Average recall", ""), ("AR100 in training", "")
+    for panel, (title, detail), label in zip(panels, titles, ("IoU", "Boxes an image", "Iterations"), strict=True):
+        _add_title(panel, title, detail)
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_locator(AutoLocator())
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.autoscale(axis="x")
+    panels[0].set_ylabel("%")
+    panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_formatter(ScalarFormatter())
+    for panel, limit in zip(panels, (few, many), strict=False):
+        _add_figures_below(panel, f"AR{limit}", {name: found.by_limit[limit] for name, found in curves.items()}, colors)
+    return figure
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write `path`.png and `path`.svg; the same figure gives the same files."""
     path = Path(path)
@@ -107,6 +138,11 @@ def _new_figure(*, num_panels: int, panel_size: int = PANEL, extra_height: int =
         panel.spines[:].set(color=GRID, linewidth=1)
         panels.append(panel)
     return figure, panels
+
+
+def _add_line(panel: Axes, percentages: Mapping[Any, float], color: str, *, linestyle: str = "solid") -> None:
+    parts = [value / 100 for value in percentages.values()]
+    panel.plot(list(percentages), parts, color=color, linewidth=2.5, linestyle=linestyle, solid_capstyle="round")
 
 
 def _add_title(panel: Axes, title: str, detail: str = "") -> None:
