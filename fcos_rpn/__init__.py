@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from . import model_zoo
+from .analysis import ambiguous_samples, best_possible_recall
 from .config import add_fcos_config
 from .errors import UserError
 from .modeling.assigner import FCOSAssigner, FCOSTargets
@@ -59,6 +60,8 @@ __all__ = [
     "TorchvisionBackbone",
     "UserError",
     "add_fcos_config",
+    "ambiguous_samples",
+    "best_possible_recall",
     "compute_centerness",
     "compute_locations",
     "decode_boxes",
