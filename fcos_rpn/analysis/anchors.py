@@ -8,13 +8,14 @@ learns the box that *it* overlaps most, which may be another one.
 Shapes: m boxes of an image, L levels, A anchors on all levels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator, build_anchor_generator
+from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenerator, build_anchor_generator
 from detectron2.modeling.matcher import Matcher
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -42,6 +43,7 @@ class AnchorSampler:
         iou_thresholds: Sequence[float],
         iou_labels: Sequence[int],
         num_classes: int,
+        counts_pixels: bool = False,
     ) -> None:
         """
         Args:
@@ -49,6 +51,7 @@ class AnchorSampler:
             generator: of their anchors.
             iou_thresholds, iou_labels: see Detectron2's `Matcher`.
             num_classes: that the head tells apart.
+            counts_pixels: a box from 0 to 1 is two pixels wide, as in the IoU of the paper's code.
         """
         self.level_names = list(level_names)
         self.generator = generator
@@ -56,13 +59,22 @@ class AnchorSampler:
         self.positive_iou = iou_thresholds[-1]
         self.num_classes = num_classes
         self.outputs_per_sample = num_classes + 4
+        self.corner_shift = torch.tensor([0.0, 0.0, 1.0, 1.0]) if counts_pixels else torch.zeros(4)
         self._anchors_of_last_size: tuple[tuple[int, int], Tensor] | None = None
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, in_features: Sequence[str], num_classes: int
+        cls,
+        cfg: CfgNode,
+        input_shape: Mapping[str, ShapeSpec],
+        *,
+        in_features: Sequence[str],
+        num_classes: int,
+        counts_pixels: bool = False,
     ) -> dict[str, Any]:
         """`in_features` and `num_classes` come from the architecture, RetinaNet or else an R-CNN's or a bare RPN.
+
+        With `counts_pixels`, the anchors too are those of the paper's code, see `_pixel_anchors`.
 
         Raises:
             UserError: if the levels are not the backbone's, or the anchors are rotated.
@@ -72,6 +84,9 @@ class AnchorSampler:
         generator = build_anchor_generator(cfg, [input_shape[name] for name in in_features])
         if not isinstance(generator, DefaultAnchorGenerator):
             raise UserError("MODEL.ANCHOR_GENERATOR.NAME: only the anchors of DefaultAnchorGenerator can be analyzed")
+        if counts_pixels:
+            sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
+            generator.cell_anchors, generator.offset = _pixel_anchors(generator.strides, sizes, ratios), 0.0
         matching = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.RPN
         return {
             "level_names": in_features,
@@ -79,6 +94,7 @@ class AnchorSampler:
             "iou_thresholds": matching.IOU_THRESHOLDS,
             "iou_labels": matching.IOU_LABELS,
             "num_classes": num_classes,
+            "counts_pixels": counts_pixels,
         }
 
     def num_per_level(self, padded_size: tuple[int, int]) -> list[int]:
@@ -137,7 +153,7 @@ class AnchorSampler:
         learned_box, is_matched, best, overlaps = [], [], [], []
         start = 0
         for chunk in anchors.split(max(1, MAX_PAIRS_AT_ONCE // len(boxes))):
-            iou = box_iou(boxes, chunk)  # (m, a)
+            iou = box_iou(boxes + self.corner_shift, chunk + self.corner_shift)  # (m, a)
             box_of_chunk, labels = self.matcher(iou)
             learned_box.append(box_of_chunk)
             is_matched.append(labels == 1)
@@ -172,6 +188,29 @@ class _Matches(NamedTuple):
     def is_positive(self, rule: str) -> Tensor:
         """(A,) under a rule of LOW_QUALITY_IOU."""
         return self.is_matched | ((self.low_quality_iou > 0) & (self.low_quality_iou >= LOW_QUALITY_IOU[rule]))
+
+
+def _pixel_anchors(
+    strides: Sequence[int], sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[Sequence[float]]
+) -> BufferList:
+    """L cells' anchors (a, 4) as the paper's code has them: centered on the cell's pixels, 0 to stride - 1, of a shape
+    that is rounded to whole pixels for an anchor as large as the cell.
+
+    Args:
+        strides: of the L levels.
+        sizes, aspect_ratios: Detectron2's keys, for each level or, once, for all.
+    """
+    cells = []
+    for level, stride in enumerate(strides):
+        of_level = [
+            (round(stride / math.sqrt(ratio)), round(round(stride / math.sqrt(ratio)) * ratio), size / stride)
+            for ratio in aspect_ratios[level % len(aspect_ratios)]
+            for size in sizes[level % len(sizes)]
+        ]
+        half_sides = torch.tensor([[width * scale - 1, height * scale - 1] for width, height, scale in of_level]) / 2
+        center = (stride - 1) / 2
+        cells.append(torch.cat([center - half_sides, center + half_sides], dim=1))
+    return BufferList(cells)
 
 
 def _pairs(is_pair: Tensor, first_anchor: int) -> tuple[Tensor, Tensor]:

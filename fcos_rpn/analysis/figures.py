@@ -1,5 +1,7 @@
 """The figures of a whole json under a config: best possible recall, ambiguity, who learns what, and at what cost."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -85,11 +87,12 @@ class Analysis(NamedTuple):
         }
 
 
-def build_sampler(cfg: CfgNode, num_classes: int) -> tuple[Sampler, int]:
+def build_sampler(cfg: CfgNode, num_classes: int, *, box_convention: str = "modern") -> tuple[Sampler, int]:
     """
     Args:
         cfg: with META_ARCHITECTURE FCOS or RetinaNet, or PROPOSAL_GENERATOR FCOSRPN or RPN under any other one.
         num_classes: of the data; a proposal generator has one.
+        box_convention: a key of `BOX_CONVENTIONS`, which anchors follow.
 
     Returns:
         The config's locations or anchors, and the divisor of the input's sides.
@@ -98,12 +101,14 @@ def build_sampler(cfg: CfgNode, num_classes: int) -> tuple[Sampler, int]:
         UserError: the config has none of these, or does not go with its backbone.
     """
     architecture, generator = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    sampler_type: Callable[..., Sampler]
+    anchor_sampler = functools.partial(AnchorSampler, counts_pixels=box_convention == "legacy")
     if architecture == "FCOS":
         sampler_type, in_features = LocationSampler, cfg.MODEL.FCOS.IN_FEATURES
     elif architecture == "RetinaNet":
-        sampler_type, in_features = AnchorSampler, cfg.MODEL.RETINANET.IN_FEATURES
+        sampler_type, in_features = anchor_sampler, cfg.MODEL.RETINANET.IN_FEATURES
     elif generator in ("FCOSRPN", "RPN"):
-        sampler_type = LocationSampler if generator == "FCOSRPN" else AnchorSampler
+        sampler_type = LocationSampler if generator == "FCOSRPN" else anchor_sampler
         in_features, num_classes = cfg.MODEL.RPN.IN_FEATURES, 1
     else:
         raise UserError(
@@ -126,7 +131,7 @@ def analyze(
         box_convention: a key of `BOX_CONVENTIONS`.
         show_progress: draws a bar of the images.
     """
-    sampler, size_divisibility = build_sampler(cfg, annotations.num_classes)
+    sampler, size_divisibility = build_sampler(cfg, annotations.num_classes, box_convention=box_convention)
     sizes = input_sizes(annotations, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST)
     return measure(
         sampler,

@@ -9,6 +9,7 @@ from fcos_rpn import UserError
 from fcos_rpn.analysis import anchors as anchors_module
 from fcos_rpn.analysis.anchors import AnchorSampler
 from fcos_rpn.analysis.annotations import ImageGroup
+from fcos_rpn.analysis.figures import build_sampler
 from tests.tiny import tiny_config
 
 
@@ -138,3 +139,29 @@ def test_sampler_of_a_config():
     cfg.MODEL.ANCHOR_GENERATOR.NAME = "RotatedAnchorGenerator"
     with pytest.raises(UserError, match="only the anchors of DefaultAnchorGenerator"):
         AnchorSampler(cfg, shapes, in_features=["p2", "p3"], num_classes=80)
+
+
+def test_anchors_that_count_pixels_by_hand():
+    """Stride 8, size 32, ratios 1 and 1/2: 8 x 8 and, rounded, 11 x 6 pixels around 3.5, four times enlarged."""
+    cfg = tiny_config("GeneralizedRCNN")
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[32]], [[1.0, 0.5]]
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
+    shapes = {"p3": ShapeSpec(channels=64, stride=8)}
+    found = AnchorSampler(cfg, shapes, in_features=["p3"], num_classes=1, counts_pixels=True)
+    (cell,) = found.generator.cell_anchors
+    assert cell.tolist() == [[-12.0, -12.0, 19.0, 19.0], [-18.0, -8.0, 25.0, 15.0]]
+    assert found.num_per_level((8, 16)) == [4]
+
+    # 32 pixels from -12 to 19: of a box of the same pixels the IoU is 1, of one of half the height exactly .5.
+    matches = found._match(cell, torch.tensor([[-12.0, -12.0, 19.0, 3.0]]))
+    assert matches.low_quality_iou[0] == 0.5
+
+
+def test_the_box_convention_chooses_the_anchors():
+    cfg = tiny_config("ProposalNetwork")
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+    modern, _ = build_sampler(cfg, 1)
+    legacy, _ = build_sampler(cfg, 1, box_convention="legacy")
+    assert modern.corner_shift.tolist() == [0, 0, 0, 0]
+    assert legacy.corner_shift.tolist() == [0, 0, 1, 1]
+    assert not torch.equal(next(iter(modern.generator.cell_anchors)), next(iter(legacy.generator.cell_anchors)))
