@@ -106,11 +106,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """
-        Raises:
-            UserError: if the config names a part that nobody registered.
-        """
-        _require_registered_parts(cfg)
+        require_registered_parts(cfg)
         model = super().build_model(cfg)
         # The CPU's convolutions are fastest in this layout, into which maps follow weights; shapes and names stay.
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
@@ -151,7 +147,11 @@ class Trainer(DefaultTrainer):
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-def _require_registered_parts(cfg: CfgNode) -> None:
+def require_registered_parts(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: if the config names a part that nobody registered.
+    """
     for key, registry in PARTS.items():
         name = operator.attrgetter(key)(cfg)
         if name and name not in registry:
