@@ -1,7 +1,7 @@
 """FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path.
 
 Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSAL_GENERATOR `FCOSRPN`, RPN_HEAD
-`NormRPNHead` and BACKBONE `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_torchvision_fpn_backbone`.
+`NormRPNHead` and BACKBONE `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_torchvision_{fpn,p6_fpn}_backbone`.
 
 Reading order, each floor on the ones before:
 

@@ -90,6 +90,8 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         raise UserError(f"cannot read config file {path}: {error}") from error
     except TypeError:  # the loader's answer to a file, or a base of it, that is empty or a mere number
         content = None
+    except RecursionError as error:
+        raise UserError(f"config file {path}: its _BASE_ leads back to itself") from error
     if not isinstance(content, Mapping):
         raise UserError(f"config file {path}: it, or its _BASE_, holds no KEY: VALUE pairs")
     _require_known(cfg, _flatten(content), f"config file {path}")
@@ -111,7 +113,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     _require_known(cfg, given, "command line")
     try:
         cfg.merge_from_list(list(overrides))
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise UserError(f"command line: {_why(cfg, given, error)}") from error
 
 

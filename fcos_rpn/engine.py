@@ -48,6 +48,10 @@ PARTS = {
 """Config key -> where Detectron2 looks its value up."""
 
 
+class TrainingDiverged(UserError):
+    """The loss is no longer a number."""
+
+
 class Trainer(DefaultTrainer):
     """Trains and evaluates `FCOS`, `ProposalNetwork` and the R-CNNs from a config."""
 
@@ -87,12 +91,12 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         """
         Raises:
-            UserError: if the training has diverged. The weights are still those before the step.
+            TrainingDiverged: the weights are still those before the step.
         """
         try:
             super().run_step()
         except FloatingPointError as error:
-            raise UserError(
+            raise TrainingDiverged(
                 f"training diverged at iteration {self.iter}, learning rate {self.optimizer.param_groups[0]['lr']:g}: "
                 f"{error}\nThe last checkpoint, if there is one, is in {self.cfg.OUTPUT_DIR}. Lower SOLVER.BASE_LR, "
                 "lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"

@@ -90,19 +90,12 @@ def test_nothing_to_suggest(folder, capsys):
     assert not (folder / "mine.yaml").exists()
 
 
-@pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"])
-def test_configs_by_name(name):
-    path = tool.find_config(name)
-    assert path.is_file()
-    assert tool.read_config(path, ["MODEL.FCOS.NUM_CONVS", "1"]).MODEL.FCOS.NUM_CONVS == 1
-
-
-def test_only_detectron2s_own_configs_may_hold_code(tmp_path):
-    own = tmp_path / "own.yaml"
-    own.write_text(tool.find_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml").parent.joinpath(
-        "../Base-RetinaNet.yaml").read_text())  # fmt: skip
-    with pytest.raises(UserError, match="cannot read config file"):
-        tool.read_config(own, [])
+def test_a_suggestion_does_not_overwrite_the_config_that_it_builds_on(folder):
+    before = (folder / "tiny.yaml").read_text()
+    arguments = "--config-file", folder / "tiny.yaml", "--annotations", folder / "coco" / "instances.json"
+    with pytest.raises(UserError, match="name another file"):
+        run(*arguments, "--suggest", folder / "tiny.yaml")
+    assert (folder / "tiny.yaml").read_text() == before
 
 
 def test_mistakes(folder):
@@ -110,7 +103,7 @@ def test_mistakes(folder):
         run("--config-file", "nowhere.yaml", "--annotations", folder / "coco" / "instances.json")
     with pytest.raises(UserError, match="cannot be read"):
         run("--config-file", folder / "tiny.yaml", "--annotations", folder / "nowhere.json")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made or written"):
         run(*given(folder), "--output", folder / "tiny.yaml" / "out.json")
 
 

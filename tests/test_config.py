@@ -175,6 +175,16 @@ def test_what_is_no_config_ends_in_a_message_that_names_the_file(cfg, write, con
     assert f"config file {path}" in error_of_file(cfg, path)
 
 
+def test_a_base_that_leads_back_is_named(cfg, write):
+    path = write("_BASE_: mine.yaml\n")
+    assert error_of_file(cfg, path) == f"config file {path}: its _BASE_ leads back to itself"
+
+
+def test_a_value_that_cannot_be_made_ends_in_a_message(cfg):
+    with pytest.raises(UserError, match=r"^command line: "):
+        merge_overrides(cfg, ["MODEL.FCOS.SIZES_OF_INTEREST", "{[]: 1}"])
+
+
 def test_key_that_is_a_value_in_the_base_cannot_become_a_group(cfg, write):
     write("MODEL:\n  FCOS:\n    NUM_CLASSES: 3\n", "base.yaml")
     path = write("_BASE_: base.yaml\nMODEL:\n  FCOS:\n    NUM_CLASSES:\n      CATS: 1\n")

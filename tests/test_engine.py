@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine import PARTS, Trainer, evaluate, require_device, use_datasets
+from fcos_rpn.engine import PARTS, Trainer, TrainingDiverged, evaluate, require_device, use_datasets
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -136,8 +136,9 @@ def test_without_resume_an_old_output_is_not_taken_up(config):
 
 @pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
 def test_divergence_says_when_and_what_to_do(config, train_loop_log, meta_architecture):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(TrainingDiverged) as error:
         train(config(meta_architecture, BASE_LR=1e30, MAX_ITER=4))
+    assert isinstance(error.value, UserError)
     message = str(error.value)
     assert message.startswith("training diverged at iteration 1, learning rate 1e+30: ")
     for advice in ("BASE_LR", "WARMUP_ITERS", "CLIP_GRADIENTS"):

@@ -69,11 +69,3 @@ def test_imagenet_weights_have_torchvisions_names_and_shapes(quickstart, tmp_pat
     weights = torch.load(quickstart.imagenet_weights(tmp_path / "weights.pth"), weights_only=True)
     features = torchvision.models.mobilenet_v2().features.state_dict(prefix="features.")
     assert {key: value.shape for key, value in weights.items()} == {key: v.shape for key, v in features.items()}
-
-
-def test_seconds_of_a_resumed_training_count_every_iteration_once(quickstart, tmp_path):
-    log = tmp_path / "metrics.json"
-    # 20 iterations of 1 s, 20 of 2 s; killed, and resumed at 20 with 3 s an iteration; then 10 of 4 s.
-    lines = [(19, 1.0), (39, 2.0), (39, 3.0), (49, 4.0)]
-    log.write_text("".join(f'{{"iteration": {i}, "time": {t}}}\n' for i, t in lines) + '{"iteration": 49}\n')
-    assert quickstart.training_seconds(log) == 20 * 1 + 20 * 3 + 10 * 4

@@ -14,7 +14,6 @@ Examples:
 """
 
 import argparse
-import contextlib
 import functools
 import json
 import os
@@ -29,15 +28,14 @@ try:
 except ModuleNotFoundError as error:  # says how to get detectron2 if that is what is missing
     sys.exit(f"error: {error}")
 
-from detectron2 import model_zoo as detectron2_model_zoo
-from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import setup_logger
 
-from fcos_rpn import UserError, add_fcos_config, model_zoo
+from fcos_rpn import UserError
 from fcos_rpn.analysis import BOX_CONVENTIONS, Analysis, analyze, read_boxes
 from fcos_rpn.analysis.report import figures_table, unlearned_ids, unlearned_table
 from fcos_rpn.analysis.suggest import suggest
-from fcos_rpn.config import merge_file, merge_overrides
+from fcos_rpn.cli import find_config, make_folder, read_config
+from fcos_rpn.data import user_message
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -71,29 +69,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
-
-
-def find_config(name: str) -> Path:
-    """A file, or one of this package's or Detectron2's configs by name."""
-    if Path(name).is_file():
-        return Path(name)
-    with contextlib.suppress(UserError):
-        return Path(model_zoo.get_config_file(name))
-    with contextlib.suppress(RuntimeError):
-        return Path(detectron2_model_zoo.get_config_file(name))
-    raise UserError(f"no config file {name}, and neither this package nor Detectron2 has one of that name")
-
-
-def read_config(path: Path, overrides: list[str]) -> CfgNode:
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    if Path(detectron2_model_zoo.__file__).resolve().parent in path.resolve().parents:
-        # Its RetinaNet's holds code, which merge_file refuses; it is as safe as Detectron2 itself.
-        cfg.merge_from_file(str(path), allow_unsafe=True)
-    else:
-        merge_file(cfg, path)
-    merge_overrides(cfg, overrides)
-    return cfg
 
 
 def print_analyses(analyses: dict[str, Analysis]) -> None:
@@ -135,8 +110,8 @@ def suggested_config(path: Path, base: Path, changes: dict[str, Any], before: An
 
 
 def write_text(path: Path, text: str) -> None:
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
@@ -145,6 +120,8 @@ def write_text(path: Path, text: str) -> None:
 def main(args: argparse.Namespace) -> None:
     setup_logger(name="fcos_rpn", abbrev_name="fcos_rpn")  # shows what of the annotations is repaired
     base = find_config(args.config_file)
+    if args.suggest and args.suggest.resolve() == base.resolve():
+        raise UserError(f"--suggest {args.suggest}: the suggestion builds on this very config; name another file")
     cfg = read_config(base, args.opts)
     annotations = read_boxes(args.annotations)
     settings: dict[str, Any] = {"box_convention": args.box_convention, "show_progress": True}
@@ -176,6 +153,6 @@ if __name__ == "__main__":
     try:
         main(build_argument_parser().parse_args())
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {user_message(error)}")
     except KeyboardInterrupt:
         sys.exit("stopped")

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:  # says how to get detectron2 if that is wh
     sys.exit(f"error: {error}")
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import build_model, detector_postprocess
@@ -34,7 +34,7 @@ from detectron2.structures import Instances
 from tabulate import tabulate
 from tqdm import tqdm
 
-from fcos_rpn import UserError, add_fcos_config
+from fcos_rpn import UserError
 from fcos_rpn.analysis.detections import (
     BoxOrigins,
     ambiguous_shares,
@@ -44,7 +44,7 @@ from fcos_rpn.analysis.detections import (
     rank_correlation,
 )
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.config import merge_file, merge_overrides
+from fcos_rpn.cli import find_config, make_folder, read_config
 from fcos_rpn.data import CheckedDatasetMapper, user_message
 from fcos_rpn.engine import require_device, use_datasets
 from fcos_rpn.evaluation import PrecisionRecall, precision_recall, write_results
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--model: the titles must differ in their letters and digits, which name the files")
     make_folder(args.output)
     # All before the first model runs, so that a mistake in the last one's config does not cost the time of the others.
-    configs = [read_config(args, config, weights) for _, config, weights in args.model]
+    configs = [config_of(args, config, weights) for _, config, weights in args.model]
     models = {title: load_model(cfg) for title, cfg in zip(titles, configs, strict=True)}
 
     reports = {title: analyze(model, cfg, title) for (title, model), cfg in zip(models.items(), configs, strict=True)}
@@ -102,24 +102,14 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from error
-
-
 def file_name_of(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
-def read_config(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
+def config_of(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
     """Config file and overrides, with the data set as the only one to test on; on a GPU if there is one."""
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    merge_file(cfg, config)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    merge_overrides(cfg, args.opts)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg = read_config(find_config(config), ["MODEL.DEVICE", device, *args.opts])
     require_device(cfg.MODEL.DEVICE, 1)
     cfg.MODEL.WEIGHTS = weights
     cfg.DATASETS.TEST_FOLDERS = [args.test]

@@ -19,7 +19,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
-from quickstart import ONE_STAGE, QuickstartTrainer, imagenet_weights, log_to, training_seconds
+from quickstart import ONE_STAGE, QuickstartTrainer, imagenet_weights
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
@@ -28,6 +28,7 @@ from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.engine import use_datasets
 from fcos_rpn.evaluation import results_table
+from fcos_rpn.progress import log_to, training_seconds
 
 NUM_TIMED_ITERATIONS = 20
 
@@ -89,7 +90,6 @@ def main() -> None:
     use_datasets(cfg)
 
     cfg.SOLVER.MAX_ITER = round(seconds / seconds_per_iteration(cfg))
-    Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     trainer = trained(cfg, f"torchvision's FCOS for {seconds:.0f} s")
     (name,) = cfg.DATASETS.TEST
     loader = build_detection_test_loader(cfg, name)

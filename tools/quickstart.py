@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import io
 import json
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -24,18 +23,18 @@ except ModuleNotFoundError as error:  # says how to get detectron2 if that is wh
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine.hooks import EvalHook
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 from PIL import Image
 from tabulate import tabulate
-from tqdm import tqdm
 
 from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.data import CheckedDatasetMapper, user_message
 from fcos_rpn.data.digits import DigitsFolder, generate_digits
-from fcos_rpn.engine import Trainer, use_datasets
+from fcos_rpn.engine import use_datasets
+from fcos_rpn.progress import TrainerWithProgress, log_to, training_seconds
 from fcos_rpn.visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
 
 ONE_STAGE = "quickstart/fcos_mobilenet_v2.yaml"
@@ -47,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
     args = parser.parse_args(arguments)
-    args.output.mkdir(parents=True, exist_ok=True)
     log_to(args.output / "log.txt")
 
     digits = generate_digits(args.output / "digits")
@@ -82,7 +80,6 @@ def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: st
     cfg.DATASETS.TEST_FOLDERS = [[str(digits.val_images), str(digits.val_json)]]
     use_datasets(cfg)
     cfg.freeze()
-    output.mkdir(exist_ok=True)
 
     if not (output / "results.json").exists():
         seed_all_rng(cfg.SEED)
@@ -95,51 +92,11 @@ def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: st
     return Run(cfg, str(output / "model_final.pth"), results, training_seconds(output / "metrics.json"))
 
 
-class QuickstartTrainer(Trainer):
-    """The product's trainer with progress bars instead of a log on the screen."""
-
-    def __init__(self, cfg: CfgNode, *, title: str, reset_class_layers: bool = False) -> None:
-        self.title = title
-        super().__init__(cfg, reset_class_layers=reset_class_layers)
+class QuickstartTrainer(TrainerWithProgress):
+    """Trains only: evaluation follows in `run`, so that a kill between the two loses neither."""
 
     def build_hooks(self) -> list[Any]:
-        # Evaluation follows the training in `run`, so that a kill between the two loses neither.
-        return [hook for hook in super().build_hooks() if type(hook).__name__ != "EvalHook"]
-
-    def build_writers(self) -> list[EventWriter]:
-        return [ProgressBar(self.title, self.max_iter), JSONWriter(str(Path(self.cfg.OUTPUT_DIR) / "metrics.json"))]
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        return tqdm(super().build_test_loader(cfg, dataset_name), desc="  evaluating", unit="image")
-
-
-class ProgressBar(EventWriter):
-    """Iterations, time left and the total loss."""
-
-    def __init__(self, title: str, max_iter: int) -> None:
-        self.bar = tqdm(total=max_iter, desc=f"{title}: training", unit="it")
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        if self.bar.n == 0:
-            self.bar.initial = self.bar.n = max(0, storage.iter - 19)  # where a resumed run begins
-        self.bar.set_postfix(loss=f"{storage.history('total_loss').median(20):.2f}", refresh=False)
-        self.bar.update(storage.iter + 1 - self.bar.n)
-
-    def close(self) -> None:
-        self.bar.close()
-
-
-def training_seconds(metrics: Path) -> float:
-    """Seconds spent in iterations, from Detectron2's log, to which an interrupted and resumed run appends."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    seconds_per_iteration = {line["iteration"]: line["time"] for line in lines if "time" in line}
-    iterations = sorted(seconds_per_iteration)
-    return sum(
-        seconds_per_iteration[iteration] * (iteration - before)
-        for before, iteration in zip([-1, *iterations], iterations, strict=False)
-    )
+        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
 
 
 def final_table(one_stage: Run, two_stage: Run) -> str:
@@ -224,20 +181,6 @@ def torchvision_name(name: str) -> str:
     if block != "1":
         pairs = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
     return f"features.{block}.conv.{pairs[layer]}.{rest}"
-
-
-def log_to(file: Path) -> None:
-    """Detectron2's and our messages go to a file, so that the screen shows progress and figures."""
-    formatter = logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s")
-    to_file, to_screen = logging.FileHandler(file), logging.StreamHandler()
-    to_screen.setLevel(logging.ERROR)
-    for name in ("detectron2", "fvcore", "fcos_rpn"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        for handler in (to_file, to_screen):
-            handler.setFormatter(formatter)
-            logger.addHandler(handler)
 
 
 if __name__ == "__main__":

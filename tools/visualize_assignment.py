@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:  # says how to get detectron2 if that is wh
     sys.exit(f"error: {error}")
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import build_augmentation, convert_image_to_rgb
 from detectron2.modeling import build_model
@@ -29,9 +29,9 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from fcos_rpn import FCOSTargets, Locations, UserError, add_fcos_config, compute_locations
+from fcos_rpn import FCOSTargets, Locations, UserError, compute_locations
 from fcos_rpn.analysis.detections import fcos_of
-from fcos_rpn.config import merge_file, merge_overrides
+from fcos_rpn.cli import find_config, make_folder, read_config
 from fcos_rpn.data import CheckedDatasetMapper, user_message
 from fcos_rpn.engine import use_datasets
 from fcos_rpn.modeling.core import FCOSCore
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The whole job, top-down."""
     args = build_argument_parser().parse_args(arguments)
     make_folder(args.output)
-    cfg = read_config(args)
+    cfg = config_of(args)
     model = build_model(cfg).eval()
     core = require_fcos(model, cfg)
     records = choose_records(DatasetCatalog.get(cfg.DATASETS.TEST[0]), args.image_id, args.num_images)
@@ -88,19 +88,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from error
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
+def config_of(args: argparse.Namespace) -> CfgNode:
     """Config file and overrides, on the CPU, with the data set as the only one to test on."""
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    merge_file(cfg, args.config_file)
-    merge_overrides(cfg, args.opts)
+    cfg = read_config(find_config(args.config_file), args.opts)
     cfg.MODEL.DEVICE = "cpu"
     cfg.DATASETS.TEST_FOLDERS = [[str(args.images), str(args.annotations)]]
     cfg.OUTPUT_DIR = str(args.output)

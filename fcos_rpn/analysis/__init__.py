@@ -1,4 +1,4 @@
-"""What a config can learn of a data set, from the annotations alone: no pictures, no weights.
+"""What a config can learn of a data set, from the annotations alone, and what a trained model has made of it.
 
 annotations  one json -> boxes in pixels of the network's input, by groups of images of one size
 assignment   which boxes FCOS's locations learn; best possible recall and ambiguous samples of any batch
@@ -6,6 +6,7 @@ anchors      the same for RetinaNet's and RPN's anchors, under the paper's three
 figures      all figures of a json under a config
 report       the figures as tables
 suggest      input size, pyramid and ranges that leave fewer boxes unlearned, as a config
+detections   of a trained FCOS: scores against IoU, boxes from ambiguous locations
 """
 
 from .annotations import BOX_CONVENTIONS, Annotations, read_boxes

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ..errors import UserError
+from ..modeling.core import require_levels
 from .annotations import ImageGroup
 from .assignment import Assignment, grid_sizes
 
@@ -79,8 +80,7 @@ class AnchorSampler:
         Raises:
             UserError: if the levels are not the backbone's, or the anchors are rotated.
         """
-        if unknown := [name for name in in_features if name not in input_shape]:
-            raise UserError(f"IN_FEATURES: the backbone has no {', '.join(unknown)}; it gives {', '.join(input_shape)}")
+        require_levels(in_features, input_shape)
         generator = build_anchor_generator(cfg, [input_shape[name] for name in in_features])
         if not isinstance(generator, DefaultAnchorGenerator):
             raise UserError("MODEL.ANCHOR_GENERATOR.NAME: only the anchors of DefaultAnchorGenerator can be analyzed")

@@ -43,7 +43,7 @@ class Ambiguity(NamedTuple):
 def best_possible_recall(assigner: FCOSAssigner, locations: Locations, gt_instances: Sequence[Instances]) -> float:
     """Percentage of the boxes that at least one location learns, after the smallest box has won (paper, table 1).
 
-    The arguments are those of `FCOSAssigner.__call__`. 100 if there are no boxes.
+    The arguments are those of `FCOSAssigner.__call__`, on the CPU. 100 if there are no boxes.
     """
     positives_per_box = _assign_instances(assigner, locations, gt_instances).positives_per_box
     return percent(int((positives_per_box > 0).sum()), len(positives_per_box), of_none=100.0)
@@ -52,7 +52,7 @@ def best_possible_recall(assigner: FCOSAssigner, locations: Locations, gt_instan
 def ambiguous_samples(assigner: FCOSAssigner, locations: Locations, gt_instances: Sequence[Instances]) -> Ambiguity:
     """How many of the positive locations are candidates of several boxes (paper, table 2).
 
-    The arguments are those of `FCOSAssigner.__call__`. 0 if nothing is positive.
+    The arguments are those of `FCOSAssigner.__call__`, on the CPU. 0 if nothing is positive.
     """
     found = _assign_instances(assigner, locations, gt_instances)
     num_positives = int(found.positives_per_level.sum())
@@ -128,6 +128,7 @@ class LocationSampler:
         assigner: FCOSAssigner,
         location_offset: float,
         num_classes: int,
+        predicts_centerness: bool = True,
     ) -> None:
         """
         Args:
@@ -135,14 +136,14 @@ class LocationSampler:
             assigner: with as many ranges.
             location_offset: see `compute_locations`.
             num_classes: that the head tells apart.
+            predicts_centerness: besides class scores and four distances.
         """
         self.level_names = list(level_names)
         self.strides = list(strides)
         self.assigner = assigner
         self.location_offset = location_offset
         self.num_classes = num_classes
-        self.outputs_per_sample = num_classes + 5
-        """Class scores, four distances and the centerness."""
+        self.outputs_per_sample = num_classes + 4 + predicts_centerness
 
     @classmethod
     def from_config(
@@ -156,6 +157,7 @@ class LocationSampler:
             "assigner": core.assigner,
             "location_offset": core.location_offset,
             "num_classes": num_classes,
+            "predicts_centerness": core.head.centerness is not None,
         }
 
     def num_per_level(self, padded_size: tuple[int, int]) -> list[int]:

@@ -1,5 +1,5 @@
 """What is behind the boxes that an FCOS finds: how well their scores tell their quality, before and after centerness,
-and whether they come from ambiguous locations (paper, sections 4.1.1 and 4.1.2 and the scatter of scores and IoU).
+and whether they come from ambiguous locations (paper, sections 4.1.1 and 4.1.2 and figure 7).
 
 Shapes: N images, R locations, C classes, K boxes found in one image, M ground-truth boxes of that image. All boxes are
 in pixels of the network's input.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..modeling.assigner import FCOSAssigner
 from ..modeling.core import FCOSCore
 from ..modeling.geometry import Locations
-from ..modeling.meta_arch import FCOS
+from ..modeling.meta_arch import FCOS, batch_images
 from ..modeling.postprocess import FCOSPostProcessor
 from ..modeling.proposal_generator import FCOSRPN
 
@@ -50,8 +50,8 @@ def fcos_of(model: nn.Module) -> tuple[FCOSCore, FCOSPostProcessor] | None:
 
 
 def preprocess(model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: list[dict[str, Any]]) -> ImageList:
-    """What the backbone takes; Detectron2's ProposalNetwork has no method for it, but the attributes that it needs."""
-    return FCOS.preprocess_image(model, batched_inputs)
+    """What the backbone takes. Detectron2's ProposalNetwork has no method for it."""
+    return batch_images(batched_inputs, model.backbone, model.pixel_mean, model.pixel_std)
 
 
 @torch.no_grad()
@@ -98,7 +98,9 @@ def trace_origins(
     is_candidate = iou.new_zeros(len(locations.points), len(ground_truth), dtype=torch.bool)
     is_candidate[location_idxs, box_idxs] = True
     is_candidate = is_candidate[found.location_idxs]  # (K, M)
-    is_class = ground_truth.gt_classes[:, None] == ground_truth.gt_classes.unique()  # (M, different classes)
+    # In the RPN role all boxes are of one class.
+    gt_classes = ground_truth.gt_classes if assigner.num_classes > 1 else torch.zeros_like(ground_truth.gt_classes)
+    is_class = gt_classes[:, None] == gt_classes.unique()  # (M, different classes)
     return BoxOrigins(
         class_scores=class_scores[found.location_idxs, found.pred_classes],
         scores=found.scores,

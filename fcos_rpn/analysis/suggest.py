@@ -209,17 +209,29 @@ def _finer_pyramid(cfg: CfgNode, sampler: LocationSampler) -> tuple[Changes, Loc
 
 
 def _scaled_ranges(option: Option) -> Iterator[tuple[float, ...]]:
-    for factor in RANGE_FACTORS:
-        yield tuple(float(round(end * factor)) for end in upper_ends(option.sampler))
+    """The given ranges, and all of them times a factor, in whole pixels where they stay apart."""
+    given = upper_ends(option.sampler)
+    yield given
+    scaled = {tuple(_whole(end * factor) for end in given) for factor in RANGE_FACTORS if factor != 1}
+    yield from (ends for ends in sorted(scaled - {given}) if _is_ascending(ends))
 
 
 def _moved_ranges(trial: Trial, level: int) -> Iterator[tuple[float, ...]]:
     """The ranges with another upper end of one level, where they still ascend."""
     given = upper_ends(trial.option.sampler)[level]
     for factor in RANGE_FACTORS:
-        ends = (*trial.ends[:level], float(round(given * factor)), *trial.ends[level + 1 :])
-        if all(low < high for low, high in itertools.pairwise(ends)):
+        end = given if factor == 1 else _whole(given * factor)
+        ends = (*trial.ends[:level], end, *trial.ends[level + 1 :])
+        if _is_ascending(ends):
             yield ends
+
+
+def _whole(pixels: float) -> float:
+    return float(max(1, round(pixels)))
+
+
+def _is_ascending(ends: Sequence[float]) -> bool:
+    return all(low < high for low, high in itertools.pairwise(ends))
 
 
 def _attempt(option: Option, ends: Sequence[float], annotations: Annotations, box_convention: str) -> Trial:

@@ -8,7 +8,7 @@ import torchvision
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -45,23 +45,36 @@ def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Weights load through `MODEL.WEIGHTS`. They want RGB: `INPUT.FORMAT "RGB"`, `MODEL.PIXEL_MEAN
     [123.675, 116.28, 103.53]`, `MODEL.PIXEL_STD [58.395, 57.12, 57.375]`.
     """
-    bottom_up = TorchvisionBackbone(
+    return _fpn_p67(cfg, _torchvision_backbone(cfg))
+
+
+@BACKBONE_REGISTRY.register()
+def build_torchvision_p6_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The same with P6 as every second cell of P5 and no P7: P2–P6 as Detectron2's R-CNNs have it."""
+    return _fpn(cfg, _torchvision_backbone(cfg), LastLevelMaxPool())
+
+
+def _torchvision_backbone(cfg: CfgNode) -> Backbone:
+    return TorchvisionBackbone(
         cfg.MODEL.TORCHVISION.NAME,
         nodes=dict(zip(["res2", "res3", "res4", "res5"], cfg.MODEL.TORCHVISION.NODES, strict=False)),
         norm=cfg.MODEL.TORCHVISION.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
-    return _fpn_p67(cfg, bottom_up)
 
 
 def _fpn_p67(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     channels = cfg.MODEL.FPN.OUT_CHANNELS
+    return _fpn(cfg, bottom_up, LastLevelP6P7(channels, channels, in_feature="p5"))
+
+
+def _fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=channels,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

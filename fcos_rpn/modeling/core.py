@@ -4,6 +4,7 @@ features -> head -> predictions -> (assigner -> targets -> losses). Selection is
 post-processing belongs to the shells: `meta_arch.FCOS` and `proposal_generator.FCOSRPN`.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,17 @@ from .assigner import FCOSAssigner
 from .geometry import Locations, compute_locations
 from .head import FCOSHead, FCOSPredictions
 from .losses import FCOSLosses
+
+
+def require_levels(in_features: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> None:
+    """
+    Raises:
+        UserError: if there is no level, or one that the backbone does not give.
+    """
+    if not in_features:
+        raise UserError("IN_FEATURES is empty: name at least one level of the backbone")
+    if unknown := [name for name in in_features if name not in input_shape]:
+        raise UserError(f"IN_FEATURES: the backbone has no {', '.join(unknown)}; it gives {', '.join(input_shape)}")
 
 
 class FCOSCore(nn.Module):
@@ -58,14 +70,17 @@ class FCOSCore(nn.Module):
             UserError: if the levels are not the backbone's, or their number is not that of the sizes of interest.
         """
         fcos = cfg.MODEL.FCOS
-        if unknown := [name for name in in_features if name not in input_shape]:
-            raise UserError(f"IN_FEATURES: the backbone has no {', '.join(unknown)}; it gives {', '.join(input_shape)}")
+        require_levels(in_features, input_shape)
         if fcos.SIZES_OF_INTEREST and len(fcos.SIZES_OF_INTEREST) != len(in_features) - 1:
             raise UserError(
                 f"MODEL.FCOS.SIZES_OF_INTEREST {fcos.SIZES_OF_INTEREST}: the {len(in_features)} levels "
                 f"{', '.join(in_features)} need {len(in_features) - 1} upper ends, all but the last one's; [] is 8 x "
                 "stride"
             )
+        if any(low > high for low, high in itertools.pairwise(fcos.SIZES_OF_INTEREST)):
+            raise UserError(f"MODEL.FCOS.SIZES_OF_INTEREST {fcos.SIZES_OF_INTEREST} must ascend")
+        if fcos.CENTER_SAMPLING_RADIUS < 0:
+            raise UserError(f"MODEL.FCOS.CENTER_SAMPLING_RADIUS {fcos.CENTER_SAMPLING_RADIUS:g} must be 0.0 or more")
         strides = [input_shape[name].stride for name in in_features]
         channels = {input_shape[name].channels for name in in_features}
         if len(channels) != 1:

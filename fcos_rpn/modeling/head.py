@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ..errors import UserError, require_one_of
 from .deformable import DeformableConv2d
 
+GN_GROUPS = 32
+
 NORMS = ("GN", "BN", "SyncBN", "")
 """Normalizations of the towers: groups of 32 channels, batch statistics of each level, the same over all processes, or
 none."""
@@ -87,6 +89,13 @@ class FCOSHead(nn.Module):
         require_one_of("MODEL.FCOS.CENTERNESS", centerness, CENTERNESS)
         if not 0 < prior_prob < 1:
             raise UserError(f"MODEL.FCOS.PRIOR_PROB is a probability between 0 and 1, not {prior_prob:g}")
+        if norm == "GN" and in_channels % GN_GROUPS:
+            raise UserError(
+                f'MODEL.FCOS.NORM "GN" makes {GN_GROUPS} groups, into which the {in_channels} channels of the pyramid '
+                "(MODEL.FPN.OUT_CHANNELS) cannot be divided"
+            )
+        if num_convs < 0:
+            raise UserError(f"MODEL.FCOS.NUM_CONVS must be 0 or more, not {num_convs}")
         if use_deformable and num_convs == 0:
             raise UserError("MODEL.FCOS.USE_DEFORMABLE: with NUM_CONVS 0 the towers have no convolution to replace")
         self.strides = list(strides)
@@ -163,7 +172,7 @@ class Tower(nn.ModuleList):
 def _norm(norm: str, channels: int, num_levels: int) -> nn.Module:
     """One layer for all levels or, where it keeps statistics, which differ from level to level, one for each."""
     if norm == "GN":
-        return nn.GroupNorm(32, channels)
+        return nn.GroupNorm(GN_GROUPS, channels)
     # Detectron2's, since torch's own synchronizes on GPUs only.
     batch_norm = {"BN": nn.BatchNorm2d, "SyncBN": NaiveSyncBatchNorm}[norm]
     return nn.ModuleList(batch_norm(channels) for _ in range(num_levels))

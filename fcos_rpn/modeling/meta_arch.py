@@ -90,10 +90,17 @@ class FCOS(nn.Module):
         return [{"instances": found} for found in rescale(detections, batched_inputs)]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize, pad to a common size that the backbone can divide, and batch."""
-        images = [move_device_like(x["image"], self.pixel_mean) for x in batched_inputs]
-        return ImageList.from_tensors(
-            [(image - self.pixel_mean) / self.pixel_std for image in images],
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
+        """See `batch_images`."""
+        return batch_images(batched_inputs, self.backbone, self.pixel_mean, self.pixel_std)
+
+
+def batch_images(
+    batched_inputs: list[dict[str, Any]], backbone: Backbone, pixel_mean: Tensor, pixel_std: Tensor
+) -> ImageList:
+    """Normalize, pad to a common size that the backbone can divide, and batch, on the device of the mean."""
+    images = [move_device_like(x["image"], pixel_mean) for x in batched_inputs]
+    return ImageList.from_tensors(
+        [(image - pixel_mean) / pixel_std for image in images],
+        backbone.size_divisibility,
+        padding_constraints=backbone.padding_constraints,
+    )

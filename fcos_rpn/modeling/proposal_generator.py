@@ -1,4 +1,4 @@
-"""Shell B: FCOS as the proposal generator of an R-CNN, features -> proposals (paper, section 4.3)."""
+"""Shell B: FCOS as the proposal generator of an R-CNN, features -> proposals (paper, section 5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -163,7 +163,7 @@ def draw_assignment(
 def draw_target_centerness(
     image: Picture, locations: Locations, targets: FCOSTargets, ground_truth: Instances
 ) -> Picture:
-    """The centerness that is to be learned, as a heat map (paper, figure 7): panels as those of `draw_assignment`.
+    """The centerness that is to be learned, as a heat map (paper, figure 3): panels as those of `draw_assignment`.
 
     A cell is a location that learns a box; the others, which learn no centerness, are left as they are.
 

@@ -60,7 +60,8 @@ class Sheet:
         row, column = divmod(len(self.figure.axes), self.columns)
         left = GAP + column * (self.panel_size[0] + GAP)
         bottom = self.size[1] - GAP // 2 - row * self.row_height - CAPTION_HEIGHT - self.panel_size[1]
-        panel = self.figure.add_axes(np.divide((left, bottom, *self.panel_size), self.size * 2).tolist())
+        figure_size = np.tile(self.figure.bbox.size, 2)
+        panel = self.figure.add_axes(np.divide((left, bottom, *self.panel_size), figure_size).tolist())
         panel.axis("off")
         panel.set(xlim=(0, self.width), ylim=(self.height, 0))
         panel.imshow(self.muted_image if is_muted else self.image, extent=(0, self.width, self.height, 0), **AS_PIXELS)

@@ -9,6 +9,7 @@ from torchvision.models import MobileNet_V2_Weights
 
 from fcos_rpn import UserError, add_fcos_config, model_zoo
 from fcos_rpn.modeling.backbone import TorchvisionBackbone
+from tests.tiny import tiny_config
 
 
 def config(name, stages=("res3", "res4", "res5")):
@@ -138,3 +139,17 @@ def test_first_convolution_sees_what_torchvisions_preset_gives_it():
     images = model.preprocess_image([{"image": rgb.float()}])
     found = body.get_submodule("features.0.0")(images.tensor)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_torchvision_pyramid_with_p6_alone():
+    """P2-P6 for R-CNNs: nothing above P5 has parameters."""
+    cfg = tiny_config()
+    cfg.MODEL.BACKBONE.NAME = "build_torchvision_p6_fpn_backbone"
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    backbone = build_backbone(cfg)
+    assert {name: shape.stride for name, shape in backbone.output_shape().items()} == {
+        "p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64
+    }  # fmt: skip
+    features = backbone(torch.randn(1, 3, 128, 128))
+    assert torch.equal(features["p6"], features["p5"][:, :, ::2, ::2])
+    assert not list(backbone.top_block.parameters())

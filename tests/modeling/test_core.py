@@ -82,6 +82,17 @@ def test_unfit_configs_are_named():
         core(NORM="LN")
 
 
+def test_unfit_numbers_are_named():
+    with pytest.raises(UserError, match=r"SIZES_OF_INTEREST \[128\.0, 64\.0\] must ascend"):
+        core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[128.0, 64.0])
+    with pytest.raises(UserError, match=r"CENTER_SAMPLING_RADIUS -1 must be 0\.0 or more"):
+        core(CENTER_SAMPLING_RADIUS=-1.0)
+    with pytest.raises(UserError, match=r"NUM_CONVS must be 0 or more, not -1"):
+        core(NUM_CONVS=-1)
+    with pytest.raises(UserError, match=r"IN_FEATURES is empty"):
+        core([])
+
+
 @pytest.mark.parametrize("key", ["BBOX_ACTIVATION", "CENTERNESS", "BBOX_REG_LOSS_TYPE", "BBOX_REG_LOSS_WEIGHT_BY"])
 def test_unknown_values_name_their_key(key):
     with pytest.raises(UserError, match=rf"MODEL\.FCOS\.{key} must be one of '.*', not 'mine'"):

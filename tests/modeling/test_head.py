@@ -174,6 +174,12 @@ def test_every_parameter_learns(overrides):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
+def test_groups_need_channels_that_they_can_divide():
+    with pytest.raises(UserError, match=r"32 groups, into which the 48 channels"):
+        head(in_channels=48)
+    assert head(in_channels=48, norm="").cls_tower[0].out_channels == 48
+
+
 def test_deformable_towers_need_a_convolution():
     with pytest.raises(UserError, match=r"USE_DEFORMABLE: with NUM_CONVS 0"):
         head(use_deformable=True, num_convs=0)

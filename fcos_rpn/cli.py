@@ -1,0 +1,57 @@
+"""What the command-line tools share: a config from a file or a name, and a folder to write to."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2 import model_zoo as detectron2_model_zoo
+from detectron2.config import CfgNode, get_cfg
+
+from . import model_zoo
+from .config import add_fcos_config, merge_file, merge_overrides
+from .engine import require_registered_parts
+from .errors import UserError
+
+
+def find_config(name: str) -> Path:
+    """A file, or one of this package's or Detectron2's configs by name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    with contextlib.suppress(UserError):
+        return Path(model_zoo.get_config_file(name))
+    with contextlib.suppress(RuntimeError):
+        return Path(detectron2_model_zoo.get_config_file(name))
+    raise UserError(f"no config file {name}, and neither this package nor Detectron2 has one of that name")
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> CfgNode:
+    """A config file with the command line's KEY VALUE pairs.
+
+    Raises:
+        UserError: on a wrong key, type or name.
+    """
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    if Path(detectron2_model_zoo.__file__).resolve().parent in path.resolve().parents:
+        # Its RetinaNet's holds code, which merge_file refuses; it is as safe as Detectron2 itself.
+        cfg.merge_from_file(str(path), allow_unsafe=True)
+    else:
+        merge_file(cfg, path)
+    merge_overrides(cfg, overrides)
+    require_registered_parts(cfg)
+    return cfg
+
+
+def make_folder(folder: Path) -> None:
+    """
+    Raises:
+        UserError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made or written ({error.strerror})") from error

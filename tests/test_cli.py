@@ -1,0 +1,42 @@
+import pytest
+from detectron2 import model_zoo
+
+from fcos_rpn import UserError
+from fcos_rpn.cli import find_config, make_folder, read_config
+
+
+@pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"])
+def test_configs_by_name(name):
+    path = find_config(name)
+    assert path.is_file()
+    assert read_config(path, ["MODEL.FCOS.NUM_CONVS", "1"]).MODEL.FCOS.NUM_CONVS == 1
+
+
+def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
+    assert find_config("mine.yaml").resolve() == tmp_path / "mine.yaml"
+    with pytest.raises(UserError, match=r"no config file other\.yaml, and neither"):
+        find_config("other.yaml")
+
+
+def test_only_detectron2s_own_configs_may_hold_code(tmp_path):
+    own = tmp_path / "own.yaml"
+    base = find_config(model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")).parents[1]
+    own.write_text((base / "Base-RetinaNet.yaml").read_text())
+    with pytest.raises(UserError, match="cannot read config file"):
+        read_config(own, [])
+
+
+def test_parts_that_nobody_registered_are_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
+    with pytest.raises(UserError, match=r"MODEL\.PROPOSAL_GENERATOR\.NAME: there is no 'FCOSRNP'"):
+        read_config(tmp_path / "mine.yaml", ["MODEL.PROPOSAL_GENERATOR.NAME", "FCOSRNP"])
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    make_folder(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
+    with pytest.raises(UserError, match="file: cannot be made or written"):
+        make_folder(tmp_path / "file")
