@@ -29,14 +29,14 @@ except ModuleNotFoundError as error:  # says how to get detectron2 if that is wh
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
-from quickstart import QuickstartTrainer, log_to, training_seconds
 from tabulate import tabulate
 
 from fcos_rpn import UserError, model_zoo
-from fcos_rpn.data import user_message
-from fcos_rpn.engine import Trainer, use_datasets
+from fcos_rpn.data import load_annotations, user_message
+from fcos_rpn.engine import TrainingDiverged, use_datasets
 from fcos_rpn.evaluation import FCOSEvaluator, RecallCurves, recall_by_iou, write_results
 from fcos_rpn.evaluation.evaluator import proposals_by_image
+from fcos_rpn.progress import TrainerWithProgress, log_to, training_seconds
 from fcos_rpn.visualization import plot_recall, save_figure
 
 SYSTEMS = {
@@ -64,7 +64,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="the backbone's, from ImageNet; quick start writes one")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS)[:3], help="default: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
-    parser.add_argument("--iterations", type=int, default=300, help="of each run (default: %(default)s)")
+    parser.add_argument("--iterations", type=iterations, default=300, help="of each run (default: %(default)s)")
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01, 0.02], help="default: %(default)s"
     )
@@ -74,23 +74,30 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def iterations(text: str) -> int:
+    if int(text) < PART_OF_BUDGET:
+        raise argparse.ArgumentTypeError(
+            f"{text} is too few: the learning rate is chosen at 1/{PART_OF_BUDGET} of them, so give {PART_OF_BUDGET} "
+            "or more"
+        )
+    return int(text)
+
+
 def main(args: argparse.Namespace) -> None:
     """The whole job, top-down."""
     if args.table:
-        print(table(read_json(args.table)))
+        print(table(read_results(args.table)))
         return
     for option in ("train", "test", "weights"):
         if getattr(args, option) is None:
             raise UserError(f"--{option} is missing")
-    args.output.mkdir(parents=True, exist_ok=True)
     log_to(args.output / "log.txt")
 
     rates = {system: best_rate(system, args) for system in args.systems}
     results: dict[str, Any] = {"iterations": args.iterations, "short_side": args.short_side, "rates": rates, "runs": []}
     for seed in args.seeds:
         for system in args.systems:
-            cfg = build_config(system, args, rate=rates[system], seed=seed)
-            found = run(cfg, f"{SYSTEMS[system]}, seed {seed}")
+            found = run(system, args, rate=rates[system], seed=seed)
             results["runs"].append({"system": system, "seed": seed, **found})
             write_results(args.output / "results.json", results)
     save_figure(plot_recall(curves(results)), args.output / "curves")
@@ -125,61 +132,119 @@ def build_config(
 
 
 def best_rate(system: str, args: argparse.Namespace) -> float:
-    """The learning rate with the highest AR100 on the held-out fold."""
+    """The learning rate with the highest AR100 on the held-out fold.
+
+    Raises:
+        UserError: if the training diverges at all of them.
+    """
     fold = split(Path(args.train[1]), args.output / "fold")
-    recall = {}
-    for rate in args.rates:
-        cfg = build_config(system, args, rate=rate, seed=0, fold=fold)
-        recall[rate] = run(cfg, f"{SYSTEMS[system]}, rate {rate:g}")["AR@100"]
+    found = {rate: run(system, args, rate=rate, seed=0, fold=fold) for rate in args.rates}
+    recall = {rate: figures["AR@100"] for rate, figures in found.items() if "diverged" not in figures}
+    if not recall:
+        raise UserError(f"{SYSTEMS[system]}: training diverges at every learning rate of --rates; give lower ones")
     return max(recall, key=lambda rate: recall[rate])
 
 
 def split(annotations: Path, folder: Path) -> tuple[Path, Path]:
     """Every fifth image is held out: two jsons of the same folder of images."""
-    content = read_json(annotations)
+    content = load_annotations(annotations).content
     folder.mkdir(exist_ok=True)
     files = folder / "train.json", folder / "held_out.json"
     for file, is_held_out in zip(files, (False, True), strict=True):
         ids = {image["id"] for n, image in enumerate(content["images"]) if (n % FOLDS == 0) == is_held_out}
-        part = {
-            **content,
-            "images": [image for image in content["images"] if image["id"] in ids],
-            "annotations": [box for box in content["annotations"] if box["image_id"] in ids],
-        }
+        boxes = [box for box in content["annotations"] if box["image_id"] in ids]
+        if not boxes:
+            which = "every fifth image, which is held out," if is_held_out else "the images but every fifth"
+            raise UserError(f"{annotations}: {which} must have boxes to choose the learning rate with; add images")
+        part = {**content, "images": [image for image in content["images"] if image["id"] in ids], "annotations": boxes}
         file.write_text(json.dumps(part), encoding="utf-8")
     return files
 
 
-def run(cfg: CfgNode, title: str) -> dict[str, Any]:
-    """Train and evaluate, or take up what an earlier call has left: recall in percent, and seconds of training."""
-    output = Path(cfg.OUTPUT_DIR)
+def run(
+    system: str, args: argparse.Namespace, *, rate: float, seed: int, fold: Sequence[Path] | None = None
+) -> dict[str, Any]:
+    """Train and evaluate, or take up what an earlier call has left: recall in percent, and seconds of training.
+
+    On a fold, training that diverges is a finding, too: the only entry is then `diverged`, the reason.
+    """
+    cfg = build_config(system, args, rate=rate, seed=seed, fold=fold)
+    output, title = Path(cfg.OUTPUT_DIR), f"{SYSTEMS[system]}, {f'rate {rate:g}' if fold else f'seed {seed}'}"
+    require_same_settings(output, settings(system, args, rate=rate))
     if not (output / "run.json").exists():
-        output.mkdir(parents=True, exist_ok=True)
-        use_datasets(cfg)
-        cfg.freeze()
-        seed_all_rng(cfg.SEED)
-        trainer = ProposalTrainer(cfg, title=title)
-        trainer.resume_or_load(resume=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # the table at the end says it all
-            trainer.train()
-        (found,) = read_json(output / "results.json").values()  # of the last evaluation
-        write_results(
-            output / "run.json",
-            {
-                **found["box_proposals"],
-                "curves": {str(limit): found[f"recall@{limit}"] for limit in LIMITS},
-                "by_iteration": recall_by_iteration(output / "metrics.json", cfg.SOLVER.MAX_ITER),
-                "seconds": training_seconds(output / "metrics.json"),
-            },
-        )
+        try:
+            found = train(cfg, title)
+        except TrainingDiverged as error:
+            if not fold:
+                raise
+            print(f"{title}: training diverged")
+            found = {"diverged": str(error)}
+        write_results(output / "run.json", found)
     return read_json(output / "run.json")
 
 
-class ProposalTrainer(QuickstartTrainer):
-    """Evaluates while it trains, for recall over iterations, and keeps the recall at every IoU and number of boxes."""
+def settings(system: str, args: argparse.Namespace, *, rate: float) -> dict[str, Any]:
+    """All that the figures of a run depend on, but for the system and the seed, which its folder is named after."""
 
-    def build_hooks(self) -> list[Any]:
-        return Trainer.build_hooks(self)
+    def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+        flat = {}
+        for key, value in node.items():
+            flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {f"{prefix}{key}": value})
+        return flat
+
+    return {
+        "--train": [str(Path(path).resolve()) for path in args.train],
+        "--test": [str(Path(path).resolve()) for path in args.test],
+        "--weights": str(Path(args.weights).resolve()),
+        "--iterations": args.iterations,
+        "--short-side": args.short_side,
+        "rate": rate,
+        **flatten(model_zoo.get_config(f"evidence/{system}.yaml")),
+    }
+
+
+def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note the settings of a run that begins.
+
+    Raises:
+        UserError: if the folder holds a run with others.
+    """
+    file = folder / "settings.json"
+    if not file.exists() and not (folder / "metrics.json").exists():  # the log of a run that has begun
+        write_results(file, settings)
+    before, now = read_json(file), json.loads(json.dumps(settings))  # JSON has lists for tuples
+    differences = [
+        f"{key} {before.get(key)}, now {now.get(key)}"
+        for key in dict.fromkeys([*now, *before])
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise UserError(
+            "\n  ".join([f"{folder} holds a run with other settings; give another --output or delete it:", *differences])
+        )
+
+
+def train(cfg: CfgNode, title: str) -> dict[str, Any]:
+    """From the last checkpoint, if there is one."""
+    output = Path(cfg.OUTPUT_DIR)
+    use_datasets(cfg)
+    cfg.freeze()
+    seed_all_rng(cfg.SEED)
+    trainer = ProposalTrainer(cfg, title=title)
+    trainer.resume_or_load(resume=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # the table at the end says it all
+        trainer.train()
+    (found,) = read_json(output / "results.json").values()  # of the last evaluation
+    return {
+        **found["box_proposals"],
+        "curves": {str(limit): found[f"recall@{limit}"] for limit in LIMITS},
+        "by_iteration": recall_by_iteration(output / "metrics.json", cfg.SOLVER.MAX_ITER),
+        "seconds": training_seconds(output / "metrics.json"),
+    }
+
+
+class ProposalTrainer(TrainerWithProgress):
+    """Keeps the recall at every IoU and number of boxes."""
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
@@ -218,7 +283,10 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def curves(results: Mapping[str, Any]) -> dict[str, RecallCurves]:
-    """Of each system, the mean over its seeds."""
+    """Of each system, the mean over its seeds, at the iterations that all of them have.
+
+    A run that is stopped between a checkpoint and the next entry of its log resumes without that evaluation.
+    """
     found = {}
     for system, runs in by_system(results).items():
         by_iou = {
@@ -231,6 +299,7 @@ def curves(results: Mapping[str, Any]) -> dict[str, RecallCurves]:
             by_iteration={
                 int(iteration): statistics.mean(run["by_iteration"][iteration]["AR@100"] for run in runs)
                 for iteration in runs[0]["by_iteration"]
+                if all(iteration in run["by_iteration"] for run in runs)
             },
         )
     return found
@@ -247,6 +316,13 @@ def mean_and_spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    results = read_json(file)
+    if not isinstance(results, dict) or not {"rates", "runs"} <= results.keys():
+        raise UserError(f"{file}: no results of this tool; it writes them to results.json in --output itself")
+    return results
 
 
 def read_json(file: Path) -> Any:

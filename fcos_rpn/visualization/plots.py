@@ -60,8 +60,8 @@ def plot_precision_recall(
 
 def plot_score_against_iou(origins: BoxOrigins) -> Figure:
     """A dot for each box: its IoU with the ground truth over the class probability, and over the score that centerness
-    makes of it. Boxes whose class probability is above their IoU have another color, in both panels, so that one sees
-    where centerness puts them."""
+    makes of it (paper, figure 7, whose score is the product). Boxes whose class probability is above their IoU have
+    another color, in both panels, so that one sees where centerness puts them."""
     figure, panels = _new_figure(num_panels=2, panel_size=LARGE_PANEL)
     is_overrated = (origins.class_scores > origins.ious).cpu()  # (K,)
     before, after = ("Before centerness", "Class probability, %"), ("With centerness", "Score, %")
@@ -74,8 +74,8 @@ def plot_score_against_iou(origins: BoxOrigins) -> Figure:
         panel.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))  # no dot is cut in half
     panels[0].set_ylabel("IoU with the ground truth, %")
     note: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": SMALL_FONT_SIZE, "fontweight": "bold"}
-    share = 100 * is_overrated.double().mean()
-    panels[0].annotate(f"{share:.0f} % under the line", (0.97, 0.06), ha="right", color=OVERRATED, **note)
+    share = f"{100 * is_overrated.double().mean():.0f} % under the line" if len(is_overrated) else "no boxes"
+    panels[0].annotate(share, (0.97, 0.06), ha="right", color=OVERRATED, **note)
     return figure
 
 

@@ -92,6 +92,10 @@ def test_files_of_both_kinds_always_the_same(tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_score_against_iou_without_boxes():
+    assert "no boxes" in texts(plot_score_against_iou(origins([], [], [])).axes[0])
+
+
 def recall_curves(scale):
     return RecallCurves(
         by_iou={100: {0.5: 80 * scale, 0.9: 40 * scale}, 1000: {0.5: 90 * scale, 0.9: 60 * scale}},
