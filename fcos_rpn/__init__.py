@@ -14,7 +14,7 @@ Reading order, each floor on the ones before:
     modeling.meta_arch           shell A: FCOS, images -> detections
     modeling.proposal_generator  shell B: FCOSRPN, features -> proposals
 
-Everything else (data, evaluation, analysis, visualization, engine, checkpoint) uses these and is used by none of them.
+Everything else (data, evaluation, analysis, visualization, engine, ...) uses these and is used by none of them.
 """
 
 try:

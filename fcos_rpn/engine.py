@@ -48,8 +48,8 @@ PARTS = {
 """Config key -> where Detectron2 looks its value up."""
 
 
-class TrainingDiverged(UserError):
-    """The loss is no longer a number."""
+class TrainingDiverged(UserError):  # noqa: N818
+    """The loss or what the network predicts is no longer finite."""
 
 
 class Trainer(DefaultTrainer):

@@ -182,7 +182,8 @@ def test_the_chosen_rate_and_the_config_are_settings_too(tmp_path, data, monkeyp
         compare_proposals.run("rpn", args, rate=0.01, seed=1)
 
 
-def test_a_run_without_settings_is_not_taken_up(tmp_path, data):
+def test_a_run_without_settings_is_not_taken_up(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(compare_proposals, "train", lambda cfg, title: pytest.fail("taken up"))
     (tmp_path / "rpn" / "seed1").mkdir(parents=True)
     (tmp_path / "rpn" / "seed1" / "metrics.json").touch()
     with pytest.raises(UserError, match=r"cannot read .*seed1/settings\.json"):
@@ -216,7 +217,7 @@ def test_mistakes_are_named(tmp_path, data, capsys):
         compare_proposals.main(arguments("--table", str(tmp_path / "nothing.json")))
     for content in ("{}", "[]"):
         (tmp_path / "other.json").write_text(content)
-        with pytest.raises(UserError, match=r"other\.json: no results of this tool"):
+        with pytest.raises(UserError, match=r"other\.json is of another kind"):
             compare_proposals.main(arguments("--table", str(tmp_path / "other.json")))
     with pytest.raises(UserError, match=r"other\.json/output: cannot be made or written"):
         compare_proposals.main(arguments(*data, "--output", str(tmp_path / "other.json" / "output")))

@@ -219,9 +219,8 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
         if before.get(key) != now.get(key)
     ]
     if differences:
-        raise UserError(
-            "\n  ".join([f"{folder} holds a run with other settings; give another --output or delete it:", *differences])
-        )
+        message = f"{folder} holds a run with other settings; give another --output or delete that folder:"
+        raise UserError("\n  ".join([message, *differences]))
 
 
 def train(cfg: CfgNode, title: str) -> dict[str, Any]:
@@ -321,7 +320,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def read_results(file: Path) -> dict[str, Any]:
     results = read_json(file)
     if not isinstance(results, dict) or not {"rates", "runs"} <= results.keys():
-        raise UserError(f"{file}: no results of this tool; it writes them to results.json in --output itself")
+        raise UserError(f"{file} is of another kind: this tool's results.json lies in --output, not in a run's folder")
     return results
 
 
