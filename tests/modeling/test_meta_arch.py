@@ -50,7 +50,7 @@ def test_inference_detects_in_pixels_of_the_wanted_output(model):
         assert found.image_size == (x["height"], x["width"])
         assert 0 < len(found) <= 100
         assert (found.scores[:-1] >= found.scores[1:]).all()
-        assert set(found.get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+        assert set(found.get_fields()) == {"pred_boxes", "scores", "pred_classes", "location_idxs"}
         torch.testing.assert_close(larger.pred_boxes.tensor, 2 * found.pred_boxes.tensor)
 
 
