@@ -91,6 +91,13 @@ def test_threshold_is_on_the_class_and_rank_on_the_fused_score():
     assert centers == [LOCATIONS.points[16].tolist(), LOCATIONS.points[11].tolist()]  # 30's class is .27 < .3
 
 
+def test_the_threshold_may_be_on_the_fused_score():
+    # Of the same boxes: √(.73 · .05) = .19 < .3, √(.62 · .95) = .77, √(.27 · 1) = .52
+    boxes = {11: (1.0, -3.0, [1.0] * 4), 16: (0.5, 3.0, [1.0] * 4), 30: (-1.0, 9.0, [1.0] * 4)}
+    (instances,) = FCOSPostProcessor(**DETECTOR, thresh_on="fused")(nothing_but(boxes), LOCATIONS, [SIZE])
+    assert instances.location_idxs.tolist() == [16, 30]
+
+
 def test_one_location_may_have_several_classes():
     found = nothing_but({11: (2.0, 0.0, [1.0] * 4)}, num_classes=2)
     found.logits[0, 11, 1] = 1.0
@@ -114,7 +121,7 @@ def test_a_computed_centerness_takes_the_place_of_a_predicted_one():
 
 def test_boxes_tell_the_location_that_they_were_seen_from():
     boxes = {11: (1.0, 0.0, [1.0] * 4), 80 + 6: (2.0, 0.0, [1.0] * 4), 100 + 3: (0.5, 0.0, [0.5] * 4)}
-    (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes), LOCATIONS, [(64, 96)])
+    (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes, num_classes=2), LOCATIONS, [(64, 96)])
     assert instances.location_idxs.tolist() == [86, 11, 103]
 
 
