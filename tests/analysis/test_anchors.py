@@ -151,6 +151,8 @@ def test_anchors_that_count_pixels_by_hand():
     (cell,) = found.generator.cell_anchors
     assert cell.tolist() == [[-12.0, -12.0, 19.0, 19.0], [-18.0, -8.0, 25.0, 15.0]]
     assert found.num_per_level((8, 16)) == [4]
+    # Of the next cell, 8 pixels on; the config's own offset is not added.
+    assert found._anchors((8, 16)).tolist() == [*cell.tolist(), *(cell + torch.tensor([8.0, 0.0, 8.0, 0.0])).tolist()]
 
     # 32 pixels from -12 to 19: of a box of the same pixels the IoU is 1, of one of half the height exactly .5.
     matches = found._match(cell, torch.tensor([[-12.0, -12.0, 19.0, 3.0]]))

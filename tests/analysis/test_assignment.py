@@ -117,6 +117,10 @@ def test_sampler_of_a_config():
     assert sampler.assigner.ranges == [(0.0, 32.0), (32.0, float("inf"))]
     assert sampler.outputs_per_sample == 85  # 80 classes, 4 distances, 1 centerness
     assert sampler.num_per_level((60, 100)) == [15 * 25, 8 * 13]
+    for centerness, outputs in (("iou", 85), ("none", 84), ("computed", 84)):
+        cfg.MODEL.FCOS.CENTERNESS = centerness
+        sampler = LocationSampler(cfg, SHAPES, in_features=["p2", "p3"], num_classes=80)
+        assert sampler.outputs_per_sample == outputs
     with pytest.raises(UserError, match="the backbone has no p9"):
         LocationSampler(cfg, SHAPES, in_features=["p9"], num_classes=80)
 
