@@ -58,6 +58,13 @@ def test_origins_of_a_hand_worked_example():
     assert ambiguous_shares(origins) == {"all": 50.0, "across_classes": 25.0}
 
 
+def test_a_generator_of_proposals_knows_one_class():
+    of_proposals = FCOSAssigner(num_classes=1, sizes_of_interest=[], center_sampling_radius=0.0)
+    origins = trace_origins(FOUND, torch.zeros(16, 3), LOCATIONS, GROUND_TRUTH, of_proposals)
+    assert origins.num_candidates.tolist() == [1, 3, 2, 0]
+    assert origins.num_classes.tolist() == [1, 1, 1, 0]
+
+
 def test_origins_without_ground_truth_and_without_boxes():
     class_scores = torch.zeros(16, 3)
     origins = trace_origins(FOUND, class_scores, LOCATIONS, GROUND_TRUTH[:0], ASSIGNER)

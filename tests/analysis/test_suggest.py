@@ -76,6 +76,12 @@ def test_nothing_is_changed_without_a_gain():
     assert suggest(config(), EASY) == {}
 
 
+def test_ranges_that_are_no_whole_pixels_stay_where_nothing_is_gained():
+    cfg = config()
+    cfg.MODEL.FCOS.SIZES_OF_INTEREST = [64.5, 128.5, 256.5, 512.5]
+    assert suggest(cfg, EASY) == {}
+
+
 def test_ranges_part_boxes_within_each_other():
     """Of both boxes only P3's (60, 60) lies within half a stride of the center, (62, 62), and the smaller one takes it:
     their largest distances from there are 40 and 50. An end of 48 sends the larger one to (56, 56) of P4."""
