@@ -1,7 +1,8 @@
-"""What the command-line tools share: a config from a file or a name, and a folder to write to."""
+"""What the command-line tools share: a config from a file or a name, a folder to write to, and how they end."""
 
 import contextlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detectron2 import model_zoo as detectron2_model_zoo
@@ -9,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from . import model_zoo
 from .config import add_fcos_config, merge_file, merge_overrides
+from .data import user_message
 from .engine import require_registered_parts
 from .errors import UserError
 
@@ -55,3 +57,14 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made or written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def user_errors_as_messages(*, when_stopped: str = "stopped") -> Iterator[None]:
+    """A mistake of the user, or an interruption, ends the process with one message and no traceback."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{when_stopped}")

@@ -2,7 +2,7 @@ import pytest
 from detectron2 import model_zoo
 
 from fcos_rpn import UserError
-from fcos_rpn.cli import find_config, make_folder, read_config
+from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
 
 
 @pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"])
@@ -40,3 +40,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     assert (tmp_path / "new" / "folder").is_dir()
     with pytest.raises(UserError, match="file: cannot be made or written"):
         make_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"), [(UserError("no such file"), "error: no such file"), (KeyboardInterrupt(), "\ngo on later")]
+)
+def test_tools_end_with_one_message(raised, message):
+    with pytest.raises(SystemExit) as ended, user_errors_as_messages(when_stopped="go on later"):
+        raise raised
+    assert ended.value.code == message

@@ -34,8 +34,7 @@ from fcos_rpn import UserError
 from fcos_rpn.analysis import BOX_CONVENTIONS, Analysis, analyze, read_boxes
 from fcos_rpn.analysis.report import figures_table, unlearned_ids, unlearned_table
 from fcos_rpn.analysis.suggest import suggest
-from fcos_rpn.cli import find_config, make_folder, read_config
-from fcos_rpn.data import user_message
+from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -150,9 +149,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors_as_messages():
         main(build_argument_parser().parse_args())
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")

@@ -34,7 +34,6 @@ from detectron2.structures import Instances
 from tabulate import tabulate
 from tqdm import tqdm
 
-from fcos_rpn import UserError
 from fcos_rpn.analysis.detections import (
     BoxOrigins,
     ambiguous_shares,
@@ -44,8 +43,8 @@ from fcos_rpn.analysis.detections import (
     rank_correlation,
 )
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.cli import find_config, make_folder, read_config
-from fcos_rpn.data import CheckedDatasetMapper, user_message
+from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
+from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.engine import require_device, use_datasets
 from fcos_rpn.evaluation import PrecisionRecall, precision_recall, write_results
 from fcos_rpn.visualization import plot_precision_recall, plot_score_against_iou, save_figure
@@ -210,9 +209,5 @@ def tables(reports: Mapping[str, Report], figures: Mapping[str, Mapping[str, Map
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors_as_messages():
         main()
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped")

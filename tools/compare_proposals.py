@@ -32,7 +32,8 @@ from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
 
 from fcos_rpn import UserError, model_zoo
-from fcos_rpn.data import load_annotations, user_message
+from fcos_rpn.cli import user_errors_as_messages
+from fcos_rpn.data import load_annotations
 from fcos_rpn.engine import TrainingDiverged, use_datasets
 from fcos_rpn.evaluation import FCOSEvaluator, RecallCurves, recall_by_iou, write_results
 from fcos_rpn.evaluation.evaluator import proposals_by_image
@@ -332,9 +333,5 @@ def read_json(file: Path) -> Any:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors_as_messages(when_stopped="stopped; the same command goes on from the last checkpoint"):
         main(build_argument_parser().parse_args())
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last checkpoint")

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from fcos_rpn import FCOSTargets, Locations, UserError, compute_locations
 from fcos_rpn.analysis.detections import fcos_of
-from fcos_rpn.cli import find_config, make_folder, read_config
-from fcos_rpn.data import CheckedDatasetMapper, user_message
+from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
+from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.engine import use_datasets
 from fcos_rpn.modeling.core import FCOSCore
 from fcos_rpn.visualization import draw_assignment, draw_target_centerness
@@ -162,9 +162,5 @@ def count_positives(locations: Locations, targets: FCOSTargets, num_boxes: int) 
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors_as_messages():
         main()
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped")
