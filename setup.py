@@ -22,7 +22,7 @@ setup(
     packages=find_packages(include=["fcos_rpn", "fcos_rpn.*"])
     + [".".join(["fcos_rpn", *folder.parts]) for folder in CONFIG_FOLDERS],
     package_dir={".".join(["fcos_rpn", *folder.parts]): str(folder) for folder in CONFIG_FOLDERS},
-    package_data={"": ["*.yaml"], "fcos_rpn": ["py.typed"]},
+    package_data={"": ["*.yaml"], "fcos_rpn": ["py.typed", "data/*.json"]},
     # detectron2 is missing here on purpose: no package index carries it under its own name. `import fcos_rpn` says how
     # to get it.
     install_requires=["torch>=2.1", "torchvision>=0.16", "pycocotools>=2.0.6", "fvcore>=0.1.5"],
