@@ -42,7 +42,7 @@ from .modeling.meta_arch import FCOS
 from .modeling.postprocess import FCOSPostProcessor
 from .modeling.proposal_generator import FCOSRPN
 from .modeling.rpn_head import NormRPNHead
-from .modeling.two_stage import GeneralizedRCNNWithProposals
+from .modeling.two_stage import FusedScoreCascadeROIHeads, FusedScoreROIHeads, GeneralizedRCNNWithProposals
 
 __all__ = [
     "FCOS",
@@ -54,6 +54,8 @@ __all__ = [
     "FCOSPostProcessor",
     "FCOSPredictions",
     "FCOSTargets",
+    "FusedScoreCascadeROIHeads",
+    "FusedScoreROIHeads",
     "GeneralizedRCNNWithProposals",
     "Locations",
     "NormRPNHead",

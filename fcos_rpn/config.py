@@ -63,6 +63,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Normalization of NormRPNHead, any that Detectron2 knows; its depth is the length of MODEL.RPN.CONV_DIMS.
     cfg.MODEL.RPN.NORM = "GN"
 
+    # For FusedScoreROIHeads and FusedScoreCascadeROIHeads: above 1.0 a proposal's score counts less.
+    cfg.MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE = 1.0
+
     # For build_torchvision_fpn_backbone.
     torchvision = cfg.MODEL.TORCHVISION = CfgNode()
     torchvision.NAME = "mobilenet_v2"

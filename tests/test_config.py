@@ -89,7 +89,12 @@ def test_every_key_is_read_by_one_of_the_roles():
 
 def test_detectron2s_own_defaults_stay_untouched(cfg):
     fresh = get_cfg()
-    added = {"MODEL": ["FCOS", "TORCHVISION"], "MODEL.RPN": ["NORM"], "DATASETS": ["TRAIN_FOLDERS", "TEST_FOLDERS"]}
+    added = {
+        "MODEL": ["FCOS", "TORCHVISION"],
+        "MODEL.RPN": ["NORM"],
+        "MODEL.ROI_HEADS": ["OBJECTNESS_TEMPERATURE"],
+        "DATASETS": ["TRAIN_FOLDERS", "TEST_FOLDERS"],
+    }
     for group, names in added.items():
         node, fresh_node = operator.attrgetter(group)(cfg), operator.attrgetter(group)(fresh)
         assert not {*names} & {*fresh_node}

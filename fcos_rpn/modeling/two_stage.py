@@ -1,10 +1,21 @@
-"""R-CNN that also shows its proposals, so that AP and AR come from one run."""
+"""R-CNN that also shows its proposals, so that AP and AR come from one run, and RoI heads that trust the proposals.
 
+Shapes: K boxes of one image, C foreground classes. Boxes are in pixels of the network's input image.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
+from torch import Tensor
 
+from ..errors import UserError
 from .postprocess import rescale
 
 
@@ -48,3 +59,117 @@ def _clone(proposals: Instances) -> Instances:
     """Rescaling works in place, and what the RoI heads return may share memory with the proposals."""
     fields = {**proposals.get_fields(), "proposal_boxes": Boxes(proposals.proposal_boxes.tensor.clone())}
     return Instances(proposals.image_size, **fields)
+
+
+def fuse_scores(class_scores: Tensor, objectness_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """√(proposal score · class score): what both stages think of a box, as FCOS itself fuses class and centerness.
+
+    Args:
+        class_scores: (K, C + 1) probabilities, the background last.
+        objectness_logits: (K,) of the proposals.
+        temperature: what these logits are divided by; above 1 the proposal's score counts less.
+
+    Returns:
+        (K, C + 1); the background's column is as it was, since nothing is selected by it.
+    """
+    objectness = (objectness_logits / temperature).sigmoid()[:, None]
+    return torch.cat([(objectness * class_scores[:, :-1]).sqrt(), class_scores[:, -1:]], dim=1)
+
+
+class _FusesScores:
+    """What both kinds of RoI heads below share: at inference boxes are ranked by both stages.
+
+    Stock heads forget a proposal's score once it is among the best. Training and weights are those of the class that
+    this one is mixed into.
+    """
+
+    box_in_features: list[str]
+    training: bool
+
+    def __init__(self, *, objectness_temperature: float = 1.0, **kwargs: Any) -> None:
+        """
+        Args:
+            objectness_temperature: see `fuse_scores`.
+            kwargs: as the RoI heads take them.
+
+        Raises:
+            UserError: if the temperature is not positive.
+        """
+        if not objectness_temperature > 0:
+            raise UserError(f"MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE {objectness_temperature:g} must be positive")
+        super().__init__(**kwargs)
+        self.objectness_temperature = objectness_temperature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        temperature = cfg.MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE
+        return {**super().from_config(cfg, input_shape), "objectness_temperature": temperature}  # type: ignore[misc]
+
+    def _forward_box(self, features: Mapping[str, Tensor], proposals: list[Instances], *targets: Any) -> Any:
+        if self.training:
+            return super()._forward_box(features, proposals, *targets)  # type: ignore[misc]
+        boxes, class_scores, predictor = self._predict([features[name] for name in self.box_in_features], proposals)
+        scores = [
+            fuse_scores(of_image, proposed.objectness_logits, temperature=self.objectness_temperature)
+            for of_image, proposed in zip(class_scores, proposals, strict=True)
+        ]
+        detections, _ = fast_rcnn_inference(
+            boxes,
+            scores,
+            [proposed.image_size for proposed in proposals],
+            predictor.test_score_thresh,
+            predictor.test_nms_thresh,
+            predictor.test_topk_per_image,
+        )
+        return detections
+
+    def _predict(
+        self, features: list[Tensor], proposals: list[Instances]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], FastRCNNOutputLayers]:
+        """For each image boxes, (K, 4) or (K, C·4), and (K, C + 1) class scores; and the layers that gave the boxes."""
+        raise NotImplementedError
+
+
+@ROI_HEADS_REGISTRY.register()
+class FusedScoreROIHeads(_FusesScores, StandardROIHeads):
+    """Detectron2's standard heads with both stages' scores fused."""
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def _predict(
+        self, features: list[Tensor], proposals: list[Instances]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], FastRCNNOutputLayers]:
+        pooled = self.box_pooler(features, [proposed.proposal_boxes for proposed in proposals])
+        predictor = self.box_predictor
+        predictions = predictor(self.box_head(pooled))
+        return (
+            predictor.predict_boxes(predictions, proposals),
+            predictor.predict_probs(predictions, proposals),
+            predictor,
+        )
+
+
+@ROI_HEADS_REGISTRY.register()
+class FusedScoreCascadeROIHeads(_FusesScores, CascadeROIHeads):
+    """Detectron2's cascade, whose stages' mean class score is fused with the proposal's score."""
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def _predict(
+        self, features: list[Tensor], proposals: list[Instances]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], FastRCNNOutputLayers]:
+        image_sizes = [proposed.image_size for proposed in proposals]
+        boxes: Sequence[Tensor] = ()
+        stage_scores = []
+        for stage, predictor in enumerate(self.box_predictor):
+            if stage > 0:
+                proposals = self._create_proposals_from_boxes(boxes, image_sizes)
+            predictions = self._run_stage(features, proposals, stage)
+            boxes = predictor.predict_boxes(predictions, proposals)
+            stage_scores.append(predictor.predict_probs(predictions, proposals))
+        mean_scores = [torch.stack(of_image).mean(dim=0) for of_image in zip(*stage_scores, strict=True)]
+        return boxes, mean_scores, predictor
