@@ -6,7 +6,7 @@ sheet     the panels that pictures are drawn onto
 """
 
 from .pictures import draw_assignment, draw_centerness, draw_detections, draw_proposals, draw_target_centerness
-from .plots import plot_precision_recall, plot_recall, plot_score_against_iou, save_figure
+from .plots import plot_precision_recall, plot_proposal_limits, plot_recall, plot_score_against_iou, save_figure
 
 __all__ = [
     "draw_assignment",
@@ -15,6 +15,7 @@ __all__ = [
     "draw_proposals",
     "draw_target_centerness",
     "plot_precision_recall",
+    "plot_proposal_limits",
     "plot_recall",
     "plot_score_against_iou",
     "save_figure",

@@ -43,9 +43,9 @@ def plot_precision_recall(
         iou_thresholds: some of `IOU_THRESHOLDS`.
     """
     colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
-    figure, panels = _new_figure(num_panels=len(iou_thresholds), extra_height=LEGEND_LINE * (2 + len(curves)))
+    figure, panels = new_figure(num_panels=len(iou_thresholds), extra_height=LEGEND_LINE * (2 + len(curves)))
     for panel, iou_threshold in zip(panels, iou_thresholds, strict=True):
-        _add_title(panel, f"IoU ≥ {iou_threshold:.2f}")
+        add_title(panel, f"IoU ≥ {iou_threshold:.2f}")
         for curve, color in zip(curves.values(), colors, strict=True):
             precision = curve.at(iou_threshold)
             end = 1 + np.count_nonzero(precision)  # once down at zero, the line would only cover the axis
@@ -62,13 +62,13 @@ def plot_score_against_iou(origins: BoxOrigins) -> Figure:
     """A dot for each box: its IoU with the ground truth over the class probability, and over the score that centerness
     makes of it (paper, figure 7, whose score is the product). Boxes whose class probability is above their IoU have
     another color, in both panels, so that one sees where centerness puts them."""
-    figure, panels = _new_figure(num_panels=2, panel_size=LARGE_PANEL)
+    figure, panels = new_figure(num_panels=2, panel_size=LARGE_PANEL)
     is_overrated = (origins.class_scores > origins.ious).cpu()  # (K,)
     before, after = ("Before centerness", "Class probability, %"), ("With centerness", "Score, %")
     for panel, (title, label), scores in zip(
         panels, (before, after), (origins.class_scores, origins.scores), strict=True
     ):
-        _add_title(panel, title, f"rank correlation {rank_correlation(scores, origins.ious):.2f}")
+        add_title(panel, title, f"rank correlation {rank_correlation(scores, origins.ious):.2f}")
         _add_dots(panel, scores.cpu(), origins.ious.cpu(), is_overrated)
         panel.plot([0, 1], [0, 1], color=SOFT_INK, linewidth=1.5, linestyle=(0, (4, 3)))
         panel.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))  # no dot is cut in half
@@ -87,7 +87,7 @@ def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
         curves: by the system's name, all with the same limits.
     """
     colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
-    figure, panels = _new_figure(num_panels=3, extra_height=LEGEND_LINE * (2 + len(curves)))
+    figure, panels = new_figure(num_panels=3, extra_height=LEGEND_LINE * (2 + len(curves)))
     few, *_, many = next(iter(curves.values())).by_iou
     for found, color in zip(curves.values(), colors, strict=True):
         of_panels: tuple[Mapping[Any, float], ...] = (found.by_iou[few], found.by_limit, found.by_iteration)
@@ -96,7 +96,7 @@ def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
         _add_line(panels[0], found.by_iou[many], color, linestyle="dashed")
     titles = ("Recall", f"of {few} and {many} boxes"), ("Average recall", ""), ("AR100 in training", "")
     for panel, (title, detail), label in zip(panels, titles, ("IoU", "Boxes an image", "Iterations"), strict=True):
-        _add_title(panel, title, detail)
+        add_title(panel, title, detail)
         panel.set_xlabel(label)
         panel.xaxis.set_major_locator(AutoLocator())
         panel.xaxis.set_major_formatter(ScalarFormatter())
@@ -109,6 +109,33 @@ def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
     return figure
 
 
+def plot_proposal_limits(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
+    """AP and time over the number of proposals that the second stage gets.
+
+    Args:
+        curves: by the system's name: number of proposals -> AP in percent, and seconds per image.
+    """
+    colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
+    figure, panels = new_figure(num_panels=2, extra_height=LEGEND_LINE * (2 + len(curves)))
+    for curve, color in zip(curves.values(), colors, strict=True):
+        _add_line(panels[0], {limit: ap for limit, (ap, _) in curve.items()}, color)
+        milliseconds = [1000 * seconds for _, seconds in curve.values()]
+        panels[1].plot(list(curve), milliseconds, color=color, linewidth=2.5, solid_capstyle="round")
+    for panel, title in zip(panels, ("AP", "Milliseconds an image"), strict=True):
+        add_title(panel, title)
+        panel.set_xlabel("Proposals")
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.autoscale()
+    panels[0].set_ylabel("%")
+    panels[1].yaxis.set_major_locator(AutoLocator())
+    panels[1].yaxis.set_major_formatter(ScalarFormatter())
+    panels[1].set_ylim(bottom=0)
+    ap_at_most = {name: curve[max(curve)][0] for name, curve in curves.items()}
+    _add_figures_below(panels[0], "AP at most proposals", ap_at_most, colors)
+    return figure
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write `path`.png and `path`.svg; the same figure gives the same files."""
     path = Path(path)
@@ -118,7 +145,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(f"{path}.svg", dpi=FILE_DPI, metadata={"Date": None})
 
 
-def _new_figure(*, num_panels: int, panel_size: int = PANEL, extra_height: int = 0) -> tuple[Figure, list[Axes]]:
+def new_figure(*, num_panels: int, panel_size: int = PANEL, extra_height: int = 0) -> tuple[Figure, list[Axes]]:
     """Square panels in a row over [0, 1] x [0, 1], and free space of that height in pixels below them."""
     width = LEFT + num_panels * (panel_size + GAP) - GAP + RIGHT
     height = TOP + panel_size + BOTTOM + extra_height
@@ -145,7 +172,7 @@ def _add_line(panel: Axes, percentages: Mapping[Any, float], color: str, *, line
     panel.plot(list(percentages), parts, color=color, linewidth=2.5, linestyle=linestyle, solid_capstyle="round")
 
 
-def _add_title(panel: Axes, title: str, detail: str = "") -> None:
+def add_title(panel: Axes, title: str, detail: str = "") -> None:
     """As a caption of `sheet`."""
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": FONT_SIZE, "va": "bottom"}
     head = panel.annotate(title, (0, 1), (0, 10), "axes fraction", **text, color=INK, fontweight="bold")

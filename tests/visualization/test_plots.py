@@ -9,7 +9,13 @@ from PIL import Image
 from fcos_rpn.analysis.detections import BoxOrigins
 from fcos_rpn.evaluation import PrecisionRecall, RecallCurves
 from fcos_rpn.evaluation.coco import IOU_THRESHOLDS
-from fcos_rpn.visualization import plot_precision_recall, plot_recall, plot_score_against_iou, save_figure
+from fcos_rpn.visualization import (
+    plot_precision_recall,
+    plot_proposal_limits,
+    plot_recall,
+    plot_score_against_iou,
+    save_figure,
+)
 from fcos_rpn.visualization.plots import FAIR, LINE_COLORS, OVERRATED
 
 
@@ -118,3 +124,13 @@ def test_recall_has_curves_over_iou_number_of_boxes_and_iterations():
     assert shown[shown.index("second") + 1] == "30.0"  # AR100
     shown = texts(over_limit)
     assert shown[shown.index("first") + 1] == "75.0"  # AR1000
+
+
+def test_proposal_limits_have_ap_and_time():
+    curves = {"anchor RPN": {10: (20.0, 0.1), 100: (30.0, 0.2)}, "FCOSRPN": {10: (28.0, 0.1), 100: (31.0, 0.3)}}
+    ap, time = plot_proposal_limits(curves).axes
+    assert [list(line.get_ydata()) for line in ap.lines] == [[0.2, 0.3], [0.28, 0.31]]
+    assert [list(line.get_ydata()) for line in time.lines] == [[100, 200], [100, 300]]
+    assert {"anchor RPN", "30.0", "FCOSRPN", "31.0"} <= {text.get_text() for text in ap.texts}
+    assert ap.get_ylim()[0] < 0.2
+    assert time.get_ylim()[0] == 0

@@ -1,0 +1,96 @@
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from fcos_rpn import UserError
+from tests.tiny import write_coco_folder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import compare_two_stage
+from compare_two_stage import plateau, screened_systems, system_of, table
+
+
+def arguments(*given):
+    return compare_two_stage.build_argument_parser().parse_args(list(given))
+
+
+def test_remedies_add_up():
+    system = system_of("fcos_rpn+p2+iou6")
+    assert system.title == "FCOSRPN, RoI heads pool from P2-P5, RoI IoU threshold .6"
+    cfg = system.read_config()
+    assert cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p2", "p3", "p4", "p5"]
+    assert cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS == [0.6]
+    assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "FCOSRPN"
+    assert (system.weights_of, system.starts_from) == ("", "")
+
+
+def test_remedies_of_inference_take_the_weights_without_them():
+    assert system_of("rpn+fused").weights_of == "rpn"
+    assert system_of("rpn+p2+fused2+iou6").weights_of == "rpn+p2+iou6"
+    assert system_of("rpn+p2@30").weights_of == "rpn+p2"
+    assert system_of("rpn+fused@30").weights_of == "rpn"
+    assert system_of("rpn+fused@30").read_config().MODEL.RPN.POST_NMS_TOPK_TEST == 30
+    assert system_of("fcos_rpn+warm").starts_from == "fcos"
+
+
+def test_every_screened_system_has_a_config_of_its_own():
+    configs = {name: system_of(name).read_config().dump() for name in screened_systems() if "warm" not in name}
+    assert len(configs) == 14  # two generators: plain, and six remedies but for "warm", which has the plain config
+    assert len(set(configs.values())) == 14
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos+p2", "rpn_P2P6+fused"])
+def test_unknown_generators_are_named(name):
+    with pytest.raises(UserError, match=re.escape(f"--systems {name}: generators are rpn, fcos_rpn")):
+        system_of(name)
+
+
+def test_unknown_remedies_are_named():
+    with pytest.raises(UserError, match=r"--systems rpn\+p3\+p2: no remedy p3; there are p2, iou6"):
+        system_of("rpn+p3+p2")
+
+
+def test_the_plateau_begins_where_nothing_much_is_gained():
+    curve = {10: (20.0, 0.1), 30: (29.9, 0.2), 100: (30.2, 0.3), 1000: (30.0, 0.5)}
+    assert plateau("x", curve) == ["x", "30", "29.9", "200", "30.0", "500"]
+    assert plateau("x", curve, tolerance=0.05)[1] == "100"
+
+
+def test_table():
+    def run(system, seed, ap):
+        return {"system": system, "seed": seed, "AP": ap, "AP50": 50.0, "AP75": 1.0, "AR@100": 2.0, "AR@1000": 3.0}
+
+    limits = [
+        {"system": "rpn", "limit": limit, "seed": seed, "AP": ap, "seconds_per_image": 0.25}
+        for limit, seed, ap in ((10, 1, 30.0), (100, 1, 40.0), (10, 2, 50.0), (100, 2, 40.0))
+    ]
+    results = {"rates": {"rpn": 0.01}, "runs": [run("rpn", 1, 40.0), run("rpn", 2, 44.0)], "limits": limits}
+    rows = [re.split(r"\s*\|\s*", row.strip("| ")) for row in table(results).splitlines() if row]
+    assert rows[2] == ["anchor RPN", "0.01", "2", "42.0 ± 2.8", "50.0 ± 0.0", "1.0 ± 0.0", "2.0 ± 0.0", "3.0 ± 0.0"]
+    # AP at 10 proposals is the mean of 30 and 50, as high as at 100.
+    assert rows[5] == ["anchor RPN", "10", "40.0", "250", "40.0", "250"]
+
+
+def test_trains_evaluates_and_times(tmp_path, detectron2_restored, capsys):
+    images, annotations = write_coco_folder(tmp_path / "data", num_images=10)
+    weights = tmp_path / "mobilenet_v2.pth"
+    torch.save(torchvision.models.mobilenet_v2(weights=None).features.state_dict(prefix="features."), weights)
+    given = ["--train", images, annotations, "--test", images, annotations, "--weights", str(weights)]
+    given += ["--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
+    output = tmp_path / "output"
+    given += ["--output", str(output), "--systems", "fcos_rpn+fused", "--proposals", "5", "20"]
+    compare_two_stage.main(arguments(*given))
+    printed = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    assert [run["system"] for run in results["runs"]] == ["fcos_rpn+fused"]
+    assert [found["limit"] for found in results["limits"]] == [5, 20]
+    assert all(found["seconds_per_image"] > 0 for found in results["limits"])
+    assert (output / "limits.png").exists()
+    compare_two_stage.main(arguments("--table", str(output / "results.json")))
+    assert capsys.readouterr().out.strip() in printed

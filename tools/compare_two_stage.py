@@ -1,0 +1,285 @@
+#!/usr/bin/env python
+"""What it takes for a Faster R-CNN to gain from FCOS proposals: remedies, tried on the anchor RPN as well.
+
+A system is a proposal generator and the remedies that it gets: rpn, fcos_rpn, fcos_rpn+p2, fcos_rpn+p2+fused, ...;
+`fcos` is the one-stage detector. All have the same backbone, images, batch, schedule and seeds; a generator's learning
+rate is the best of --rates on a fold of the training images. Stopped at any moment, the same command goes on.
+
+Examples:
+    tools/compare_two_stage.py --screen --train images train.json --test images val.json --weights mobilenet_v2.pth
+    tools/compare_two_stage.py --systems rpn+p2 fcos_rpn+p2+fused fcos --proposals 30 100 300 1000 \\
+        --train images train.json --test images val.json --weights mobilenet_v2.pth
+    tools/compare_two_stage.py --table output/two_stage/results.json
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcos_rpn  # noqa: F401
+except ModuleNotFoundError as error:  # says how to get detectron2 if that is what is missing
+    sys.exit(f"error: {error}")
+
+import torch
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+from fcos_rpn import UserError
+from fcos_rpn.checkpoint import FCOSCheckpointer
+from fcos_rpn.cli import user_errors_as_messages
+from fcos_rpn.engine import use_datasets
+from fcos_rpn.evaluation import write_results
+from fcos_rpn.experiment import (
+    Experiment,
+    System,
+    add_experiment_arguments,
+    best_rate,
+    by_system,
+    experiment_from,
+    mean_and_spread,
+    read_results,
+    run,
+    split,
+)
+from fcos_rpn.progress import TrainerWithProgress, log_to
+from fcos_rpn.visualization import plot_proposal_limits, save_figure
+
+GENERATORS = {
+    "rpn": System("anchor RPN", "evidence/faster_rcnn_rpn.yaml"),
+    "fcos_rpn": System("FCOSRPN", "evidence/faster_rcnn_fcos_rpn.yaml"),
+    "rpn_P2P6": System("anchor RPN on P2-P6", "evidence/faster_rcnn_rpn_P2P6.yaml"),
+    "fcos": System("one-stage FCOS", "evidence/fcos.yaml"),
+}
+"""What remedies are added to; the last two are for comparison and take none."""
+
+FUSED = ["MODEL.ROI_HEADS.NAME", "FusedScoreROIHeads"]
+REMEDIES: dict[str, tuple[str, Sequence[Any]]] = {
+    "p2": (
+        "RoI heads pool from P2-P5",
+        [
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
+        ],
+    ),
+    "iou6": ("RoI IoU threshold .6", ["MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.6]]),
+    "nms9": (
+        "256 proposals after NMS at .9",
+        [
+            *("MODEL.RPN.NMS_THRESH", 0.9),
+            *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 256),
+            *("MODEL.RPN.POST_NMS_TOPK_TEST", 256),
+        ],
+    ),
+    "agnostic": ("class-agnostic box regression", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]),
+    "warm": ("starts from one-stage FCOS", []),
+    "fused": ("fused scores", FUSED),
+    "fused2": ("fused scores, temperature 2", [*FUSED, "MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE", 2.0]),
+}
+"""Name -> in words, and KEY, VALUE, ..."""
+
+WITHOUT_TRAINING = ("fused", "fused2")
+"""Remedies that change inference alone, so that the weights without them serve."""
+
+FIGURES = ("AP", "AP50", "AP75", "AR@100", "AR@1000")
+NUM_TIMED_IMAGES = 30
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--screen",
+        action="store_true",
+        help="each remedy with each generator on a fold of the training images, at a quarter of the iterations",
+    )
+    what.add_argument("--systems", nargs="+", default=["rpn", "fcos_rpn", "fcos"], help="default: %(default)s")
+    parser.add_argument(
+        "--proposals", nargs="+", type=int, default=[], metavar="K", help="AP and time of --systems at these numbers"
+    )
+    add_experiment_arguments(parser, output="output/two_stage")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """The whole job, top-down."""
+    if args.table:
+        print(table(read_results(args.table)))
+        return
+    experiment = build_experiment(args)
+    log_to(args.output / "log.txt")
+
+    names = screened_systems() if args.screen else args.systems
+    fold = split(Path(args.train[1]), args.output / "fold") if args.screen else None
+    seeds = [0] if args.screen else args.seeds
+    rates = {name: best_rate(experiment, name.split("+")[0]) for name in names}
+    results: dict[str, Any] = {"rates": rates, "runs": [], "limits": []}
+    file = args.output / ("screen.json" if args.screen else "results.json")
+    for seed, name in itertools.product(seeds, names):
+        found = run(experiment, name, rate=rates[name], seed=seed, fold=fold)
+        results["runs"].append({"system": name, "seed": seed, **found})
+        write_results(file, results)
+    if args.proposals and not args.screen:
+        results["limits"] = by_limit(experiment, names, rates, seeds, args.proposals)
+        write_results(file, results)
+        save_figure(plot_proposal_limits(limit_curves(results)), args.output / "limits")
+    print(f"\n{table(results)}")
+
+
+def screened_systems() -> list[str]:
+    """Both generators plain, and each with one remedy."""
+    return [
+        *("rpn", "fcos_rpn"),
+        *(f"{generator}+{remedy}" for remedy in REMEDIES for generator in ("rpn", "fcos_rpn")),
+    ]
+
+
+def build_experiment(args: argparse.Namespace) -> Experiment:
+    plain = [*GENERATORS, *screened_systems(), *args.systems]
+    with_limits = [f"{name}@{limit}" for name in args.systems for limit in args.proposals]
+    return experiment_from(
+        args,
+        systems={name: system_of(name) for name in [*plain, *map(without_remedies_of_inference, plain), *with_limits]},
+        trainer=TrainerWithProgress,
+        criterion=("bbox", "AP"),
+        followed=("AP", "AP50"),
+        summarize=ap_and_recall,
+    )
+
+
+def system_of(name: str) -> System:
+    """`generator+remedy+remedy`, with `@limit` behind it for another number of proposals at inference.
+
+    Raises:
+        UserError: if there is no generator or no remedy of a name.
+    """
+    named, _, limit = name.partition("@")
+    generator, *remedies = named.split("+")
+    if generator not in GENERATORS or (remedies and generator in ("fcos", "rpn_P2P6")):
+        raise UserError(f"--systems {name}: generators are {', '.join(GENERATORS)}; the last two take no remedies")
+    if unknown := [remedy for remedy in remedies if remedy not in REMEDIES]:
+        raise UserError(f"--systems {name}: no remedy {', '.join(unknown)}; there are {', '.join(REMEDIES)}")
+    plain, trained = GENERATORS[generator], without_remedies_of_inference(named)
+    overrides = [value for remedy in remedies for value in REMEDIES[remedy][1]]
+    if limit:
+        overrides += ["MODEL.RPN.POST_NMS_TOPK_TEST", int(limit)]
+    return plain._replace(
+        title=", ".join([plain.title, *(REMEDIES[remedy][0] for remedy in remedies)]) + (limit and f", {limit} boxes"),
+        overrides=overrides,
+        weights_of=trained if trained != name else "",
+        starts_from="fcos" if "warm" in remedies else "",
+    )
+
+
+def without_remedies_of_inference(name: str) -> str:
+    generator, *remedies = name.split("+")
+    return "+".join([generator, *(remedy for remedy in remedies if remedy not in WITHOUT_TRAINING)])
+
+
+def ap_and_recall(found: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {**found["bbox"], **found["box_proposals"]}
+    return {name: figures[name] for name in FIGURES}
+
+
+def by_limit(
+    experiment: Experiment,
+    names: Sequence[str],
+    rates: Mapping[str, float],
+    seeds: Sequence[int],
+    limits: Sequence[int],
+) -> list[dict[str, Any]]:
+    """AP of each two-stage system at each number of proposals, and seconds per image beside those of the others."""
+    systems = [f"{name}@{limit}" for name in names if name != "fcos" for limit in limits]
+    seconds = seconds_per_image({name: load(experiment, name, rates, seeds[0]) for name in systems}, experiment)
+    return [
+        {
+            "system": name.partition("@")[0],
+            "limit": int(name.partition("@")[2]),
+            "seed": seed,
+            "AP": run(experiment, name, rate=rates[name.partition("@")[0]], seed=seed)["AP"],
+            "seconds_per_image": seconds[name],
+        }
+        for seed, name in itertools.product(seeds, systems)
+    ]
+
+
+def load(experiment: Experiment, name: str, rates: Mapping[str, float], seed: int) -> nn.Module:
+    """The model of a system that has been trained."""
+    system, rate = experiment.systems[name], rates[name.partition("@")[0]]
+    cfg = experiment.build_config(name, rate=rate, seed=seed)
+    trained = experiment.build_config(system.weights_of or name, rate=rate, seed=seed)
+    use_datasets(cfg, is_training=False)
+    model = experiment.trainer.build_model(cfg)
+    FCOSCheckpointer(model, require_all=True).load(str(Path(trained.OUTPUT_DIR) / "model_final.pth"))
+    return model.eval()
+
+
+@torch.no_grad()
+def seconds_per_image(models: Mapping[str, nn.Module], experiment: Experiment) -> dict[str, float]:
+    """Medians over the first test images; every model sees an image before the next one comes, so that all share the
+    machine's good and bad moments."""
+    cfg = experiment.build_config(next(iter(models)), rate=0.0, seed=0)
+    use_datasets(cfg, is_training=False)
+    loader = TrainerWithProgress.build_test_loader(cfg, cfg.DATASETS.TEST[0])
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for inputs in tqdm(itertools.islice(loader, NUM_TIMED_IMAGES), desc="timing", total=NUM_TIMED_IMAGES):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(inputs)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """A row for each system: mean and spread over the seeds; below, the smallest sufficient number of proposals."""
+    rows = []
+    for name, runs in by_system(results).items():
+        figures = [mean_and_spread([run[figure] for run in runs]) for figure in FIGURES]
+        rows.append([system_of(name).title, f"{results['rates'][name]:g}", len(runs), *figures])
+    headers = ["system", "rate", "seeds", "AP", "AP50", "AP75", "AR100", "AR1k"]
+    tables = [tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)]
+    if results["limits"]:
+        sufficient = [plateau(name, curve) for name, curve in limit_curves(results).items()]
+        headers = ["system", "proposals for its AP", "AP there", "ms per image", "AP at most proposals", "ms per image"]
+        tables.append(tabulate(sufficient, headers=headers, tablefmt="pipe", disable_numparse=True))
+    return "\n\n".join(tables)
+
+
+def limit_curves(results: Mapping[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Title of a system -> number of proposals -> AP, the mean over the seeds, and seconds per image."""
+    curves: dict[str, dict[int, tuple[float, float]]] = {}
+    for name, runs in by_system({"runs": results["limits"]}).items():
+        limits = sorted({run["limit"] for run in runs})
+        curves[system_of(name).title] = {
+            limit: (
+                statistics.mean(run["AP"] for run in runs if run["limit"] == limit),
+                next(run["seconds_per_image"] for run in runs if run["limit"] == limit),
+            )
+            for limit in limits
+        }
+    return curves
+
+
+def plateau(title: str, curve: Mapping[int, tuple[float, float]], *, tolerance: float = 0.1) -> list[str]:
+    """The row of the smallest number of proposals whose AP is within the tolerance of that at the largest number."""
+    most = max(curve)
+    enough = min(limit for limit, (ap, _) in curve.items() if ap >= curve[most][0] - tolerance)
+    return [
+        title,
+        str(enough),
+        f"{curve[enough][0]:.1f}",
+        f"{1000 * curve[enough][1]:.0f}",
+        f"{curve[most][0]:.1f}",
+        f"{1000 * curve[most][1]:.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    with user_errors_as_messages(when_stopped="stopped; the same command goes on from the last checkpoint"):
+        main(build_argument_parser().parse_args())
