@@ -14,6 +14,7 @@ FLOORS = {
     "geometry": 0,
     "backbone": 0,
     "deformable": 0,
+    "focal_loss": 0,
     "rpn_head": 0,
     "head": 1,
     "assigner": 1,

@@ -9,10 +9,11 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from ..errors import require_one_of
 from .assigner import FCOSTargets
+from .focal_loss import focal_loss
 from .geometry import compute_centerness
 from .head import FCOSPredictions
 
@@ -114,7 +115,7 @@ class FCOSLosses:
             Scalars `cls`, `loc` and, if it is predicted, `ctr`. Classification and centerness are divided by the number
             of positives, the box loss by the sum of its weights.
         """
-        logits = predictions.logits.float()  # (N, R, C)
+        logits = predictions.logits.flatten(0, 1)  # (N·R, C)
         ltrb = predictions.ltrb.flatten(0, 1)[targets.positives].float()  # (P, 4)
         gt_centerness = compute_centerness(targets.ltrb)  # (P,)
         box_weights = gt_centerness if self.is_box_loss_weighted else torch.ones_like(gt_centerness)
@@ -122,7 +123,7 @@ class FCOSLosses:
 
         with torch.autocast(logits.device.type, enabled=False):
             losses = {
-                "cls": self._classification(logits, targets.labels) / num_positives,
+                "cls": self._classification(logits, targets) / num_positives,
                 "loc": (self.box_loss(ltrb, targets.ltrb) * box_weights).sum() / weight_sum,
             }
             if predictions.centerness is not None:
@@ -131,13 +132,9 @@ class FCOSLosses:
                 losses["ctr"] = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="sum") / num_positives
         return {name: loss * self.weights[name] for name, loss in losses.items()}
 
-    def _classification(self, logits: Tensor, labels: Tensor) -> Tensor:
-        num_classes = logits.shape[-1]
-        # The background's column is cut off: it is the class that no sigmoid stands for.
-        one_hot = F.one_hot(labels, num_classes + 1)[..., :num_classes].to(logits)  # (N, R, C)
-        return sigmoid_focal_loss(
-            logits, one_hot, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma, reduction="sum"
-        )
+    def _classification(self, logits: Tensor, targets: FCOSTargets) -> Tensor:
+        classes = targets.labels.flatten()[targets.positives]  # (P,)
+        return focal_loss(logits, targets.positives, classes, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma)
 
 
 def _normalizers(box_weights: Tensor) -> Tensor:
