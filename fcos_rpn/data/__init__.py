@@ -1,9 +1,13 @@
 """Data sets: COCO-format folders by name, checks of their annotations and pictures, and the embedded digits.
 
-annotations  one json: checks and repairs, without Detectron2
-coco_folder  a folder and its json -> a registered name; class names and files of registered names
-mapper       data set entries -> model inputs, with errors that name the picture
-digits       generates the quick start's data set from the pictures of digits_scene
+outlines        what segmentation and keypoints of an annotation must be
+rules           what every entry of a json must be
+annotations     one json: stops on problems, repairs what has one obvious repair; without Detectron2
+coco_folder     a folder and its json -> a registered name; class names and files of registered names
+picture_files   a picture as training reads it, or why it cannot
+mapper          data set entries -> model inputs, with errors that name the picture
+check           all that is wrong or odd in a json; check_pictures: in its files; both as findings
+digits          generates the quick start's data set from the pictures of digits_scene
 """
 
 from .annotations import CheckedAnnotations, load_annotations

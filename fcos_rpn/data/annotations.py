@@ -12,24 +12,33 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
+from .outlines import lacks_polygon
+from .rules import LISTS, Entry, annotation_problems, category_problems, id_problems, image_problems
 
 logger = logging.getLogger(__name__)
 
-LISTS = ("categories", "images", "annotations")
 MAX_FINDINGS = 10
 MAX_EXAMPLES = 3
-LARGEST_NUMBER = 1e12  # of pixels; below it x + width and width * height are finite in float32, too
 # COCO's boxes are rounded to 0.01 pixels, so that x + width may pass the edge of the image by twice the half of that.
 EDGE_TOLERANCE = 0.02
 # Detectron2 drops boxes with a smaller side from training, and says nothing.
 SMALLEST_SIDE = 1e-5
 
-Entry = dict[str, Any]
+EMPTY = "boxes of zero size dropped"
+OUTSIDE = "boxes wholly outside their image dropped"
+PARTLY_OUTSIDE = "boxes partly outside their image clipped"
+NO_POLYGON = "annotations dropped whose polygons all have less than three points"
+NO_AREA = "missing areas filled in (width * height)"
+NO_CROWD = "missing iscrowd filled in (0)"
+NO_ID = "missing annotation ids filled in"
+ID_0 = "annotation id 0 replaced (pycocotools takes it for 'not matched')"
+DROPPING = (EMPTY, OUTSIDE, NO_POLYGON)
+"""Those of the repairs that leave nothing of an annotation."""
 
 
 class CheckedAnnotations(NamedTuple):
@@ -43,13 +52,21 @@ class CheckedAnnotations(NamedTuple):
         return bool(self.repairs)
 
 
-def _read(json_file: Path) -> Entry:
+def read_json(json_file: Path) -> Entry:
+    """
+    Returns:
+        COCO's dictionary; its lists are there, what they hold is unchecked.
+
+    Raises:
+        UserError: names the file, and says why it cannot be read or which list is missing.
+    """
     try:
         with open(json_file, encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
         raise UserError(f"{json_file}: cannot be read ({error.strerror}); give the path of a COCO json") from error
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits
+    except (ValueError, RecursionError) as error:
+        # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits, lists in lists without an end
         raise UserError(
             f"{json_file}: not a readable json: {error}; the file may be truncated, so copy or export it again"
         ) from error
@@ -66,90 +83,25 @@ def _read(json_file: Path) -> Entry:
     return content
 
 
-def _id_findings(key: str, entries: list[Any]) -> Iterator[str]:
-    seen = set()
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            yield f"{key}[{position}] is {short_repr(entry)}, not an object; correct or delete it"
-            continue
-        entry_id = entry.get("id")
-        if entry_id is None and key == "annotations":
-            continue
-        if type(entry_id) is not int:
-            yield f"{key}[{position}]: id {short_repr(entry_id)} is not a whole number; give it one"
-        elif entry_id in seen:
-            yield f"{key}[{position}]: id {entry_id} is taken by an earlier entry; give each its own id"
-        else:
-            seen.add(entry_id)
-
-
-def _category_findings(categories: list[Entry]) -> Iterator[str]:
-    for category in categories:
-        name, keypoints = category.get("name"), category.get("keypoints") or []
-        if not isinstance(name, str) or not name:
-            yield f"category {category['id']}: name {short_repr(name)} is no text; name the class"
-        if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
-            yield f"category {category['id']}: keypoints {short_repr(keypoints)} is no list of names; correct it"
-
-
-def _image_problem(image: Entry) -> str | None:
-    file_name = image.get("file_name")
-    if not isinstance(file_name, str) or not file_name:
-        return f"file_name {short_repr(file_name)} is no text; name the picture's file"
-    if os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir:
-        return f"file_name {file_name!r} leaves the folder of the images; make it relative to that folder"
-    for key in ("width", "height"):
-        pixels = image.get(key)
-        if type(pixels) is not int or not 0 < pixels < LARGEST_NUMBER:
-            return f"{key} {short_repr(pixels)} is not a whole number of pixels above 0; write the picture's own"
-    return None
-
-
-def _image_findings(images: list[Entry], folder: Path | None) -> Iterator[str]:
+def _findings(content: Entry, folder: Path | None) -> Iterator[str]:
+    images, categories = ({entry["id"]: entry for entry in content[key]} for key in ("images", "categories"))
+    for category in content["categories"]:
+        for problem in category_problems(category):
+            yield f"category {category['id']}: {problem.text}"
     missing = []
-    for image in images:
-        if problem := _image_problem(image):
-            yield f"image {image['id']}: {problem}"
-        elif folder is not None and not os.path.isfile(os.path.join(folder, image["file_name"])):
+    for image in content["images"]:
+        problems = [*image_problems(image)]
+        yield from (f"image {image['id']}: {problem.text}" for problem in problems)
+        if folder is not None and not problems and not os.path.isfile(os.path.join(folder, image["file_name"])):
             missing.append(f"{image['file_name']!r} (image {image['id']})")
     if missing:
         yield (
             f"{len(missing)} of {len(images)} image files are not in {folder}: {_some(missing)}; correct the folder, "
             "add the files or delete these images from the json"
         )
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < LARGEST_NUMBER  # type: ignore[arg-type]
-
-
-def _annotation_problem(annotation: Entry, image_ids: set[int], category_ids: set[int]) -> str | None:
-    image_id, category_id, bbox = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
-    if type(image_id) is not int or image_id not in image_ids:
-        return f"image_id {short_repr(image_id)} is not the id of an image; correct it, add the image or delete this"
-    if type(category_id) is not int or category_id not in category_ids:
-        return f"category_id {short_repr(category_id)} is not the id of a category; correct it or add the category"
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        return (
-            f"bbox {short_repr(bbox)} is not x, y, width, height as four finite numbers below {LARGEST_NUMBER:.0e}; "
-            "correct or delete it"
-        )
-    if bbox[2] < 0 or bbox[3] < 0:
-        return f"bbox {bbox} has a negative size; write x, y, width, height (not two corners) or delete it"
-    area, is_crowd = annotation.get("area"), annotation.get("iscrowd")
-    if area is not None and not (_is_number(area) and area >= 0):
-        return f"area {short_repr(area)} is not a finite number of pixels from 0 up; correct or delete this key"
-    if is_crowd not in (None, 0, 1):
-        return f"iscrowd {short_repr(is_crowd)} is neither 0 nor 1; correct or delete this key"
-    if annotation.get("ignore", 0) != 0:
-        return "Detectron2 does not know the key ignore; delete it (regions to be ignored have iscrowd 1)"
-    return None
-
-
-def _annotation_findings(annotations: list[Entry], image_ids: set[int], category_ids: set[int]) -> Iterator[str]:
-    for position, annotation in enumerate(annotations):
-        if problem := _annotation_problem(annotation, image_ids, category_ids):
-            yield f"{_name(annotations, position)}: {problem}"
+    for position, annotation in enumerate(content["annotations"]):
+        for problem in annotation_problems(annotation, images, categories):
+            yield f"{_name(content['annotations'], position)}: {problem.text}"
 
 
 def _name(annotations: list[Entry], position: int) -> str:
@@ -194,50 +146,80 @@ def _clip_boxes(annotations: list[Entry], image_sizes: dict[int, tuple[int, int]
     return _ClippedBoxes(np.hstack([clipped_corners, clipped_sides]), is_empty, is_outside, is_partly_outside)
 
 
-def _repair(content: Entry, json_file: Path) -> dict[str, int]:
-    """Repairs the annotations of a dictionary without findings, in place; returns and logs what and how often."""
+class Repairs(NamedTuple):
+    """What can be repaired without a question, of a dictionary without problems."""
+
+    kinds: dict[str, np.ndarray]
+    """What is done, in words -> (A,) bool: to which annotations; only what concerns at least one."""
+    boxes: np.ndarray
+    """(A, 4) cut off at the edges of their images."""
+
+    @property
+    def is_dropped(self) -> np.ndarray:
+        """(A,) bool."""
+        dropping = [is_concerned for kind, is_concerned in self.kinds.items() if kind in DROPPING]
+        return np.any([np.zeros(len(self.boxes), dtype=bool), *dropping], axis=0)
+
+
+def find_repairs(content: Entry) -> Repairs:
+    """
+    Args:
+        content: COCO's dictionary, of which no entry has a problem.
+    """
     annotations = content["annotations"]
     image_sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     boxes, is_empty, is_outside, is_partly_outside = _clip_boxes(annotations, image_sizes)
-    is_kept = ~is_empty & ~is_outside
+    has_box = ~is_empty & ~is_outside
+    has_no_polygon = [lacks_polygon(annotation.get("segmentation")) for annotation in annotations]
+    lacks_shape = has_box & np.array(has_no_polygon, dtype=bool)
+    is_kept = has_box & ~lacks_shape
     lacks = {
         key: is_kept & np.array([annotation.get(key) is None for annotation in annotations], dtype=bool)
         for key in ("area", "iscrowd", "id")
     }
     has_id_0 = is_kept & np.array([annotation.get("id") == 0 for annotation in annotations], dtype=bool)
     kinds = {
-        "boxes of zero size dropped": is_empty,
-        "boxes wholly outside their image dropped": is_outside,
-        "boxes partly outside their image clipped": is_partly_outside,
-        "missing areas filled in (width * height)": lacks["area"],
-        "missing iscrowd filled in (0)": lacks["iscrowd"],
-        "missing annotation ids filled in": lacks["id"],
-        "annotation id 0 replaced (pycocotools takes it for 'not matched')": has_id_0,
+        EMPTY: is_empty,
+        OUTSIDE: is_outside,
+        PARTLY_OUTSIDE: is_kept & is_partly_outside,
+        NO_POLYGON: lacks_shape,
+        NO_AREA: lacks["area"],
+        NO_CROWD: lacks["iscrowd"],
+        NO_ID: lacks["id"],
+        ID_0: has_id_0,
     }
-    repairs = {kind: int(is_concerned.sum()) for kind, is_concerned in kinds.items() if is_concerned.any()}
-    for kind, number in repairs.items():
-        names = [_name(annotations, position) for position in np.flatnonzero(kinds[kind])[: MAX_EXAMPLES + 1]]
-        logger.warning("%s: %s: %d, first %s", json_file, kind, number, _some(names))
+    return Repairs({kind: is_concerned for kind, is_concerned in kinds.items() if is_concerned.any()}, boxes)
 
-    for position in np.flatnonzero(is_partly_outside):
-        annotations[position]["bbox"] = boxes[position].tolist()
-    for position in np.flatnonzero(lacks["area"]):
-        annotations[position]["area"] = float(boxes[position, 2] * boxes[position, 3])
-    for position in np.flatnonzero(lacks["iscrowd"]):
+
+def apply_repairs(content: Entry, repairs: Repairs) -> None:
+    """Change the annotations of a dictionary, in place."""
+    annotations = content["annotations"]
+    concerned = {kind: np.flatnonzero(is_concerned) for kind, is_concerned in repairs.kinds.items()}
+    for position in concerned.get(PARTLY_OUTSIDE, ()):
+        annotations[position]["bbox"] = repairs.boxes[position].tolist()
+    for position in concerned.get(NO_AREA, ()):
+        annotations[position]["area"] = float(repairs.boxes[position, 2] * repairs.boxes[position, 3])
+    for position in concerned.get(NO_CROWD, ()):
         annotations[position]["iscrowd"] = 0
     new_ids = count(1 + max([0, *(annotation.get("id") or 0 for annotation in annotations)]))
-    for position in np.flatnonzero(lacks["id"] | has_id_0):
+    for position in sorted([*concerned.get(NO_ID, ()), *concerned.get(ID_0, ())]):
         annotations[position]["id"] = next(new_ids)
-    content["annotations"] = [annotations[position] for position in np.flatnonzero(is_kept)]
-    return repairs
+    content["annotations"] = [annotations[position] for position in np.flatnonzero(~repairs.is_dropped)]
+
+
+def _log(repairs: Repairs, annotations: list[Entry], json_file: Path) -> None:
+    for kind, is_concerned in repairs.kinds.items():
+        names = [_name(annotations, position) for position in np.flatnonzero(is_concerned)[: MAX_EXAMPLES + 1]]
+        logger.warning("%s: %s: %d, first %s", json_file, kind, is_concerned.sum(), _some(names))
 
 
 def load_annotations(json_file: Path, images: Path | None = None) -> CheckedAnnotations:
     """Reads a COCO json, stops on what is wrong, repairs what can be repaired without a question.
 
-    Dropped: boxes of zero size and boxes wholly outside their image. Clipped: boxes partly outside; their `area`, which
-    may be that of a mask, stays. Filled in: missing `area`, `iscrowd` and annotation `id`. Replaced: the annotation id
-    0. Each kind is logged as one warning. An image may have no annotations, a category neither.
+    Dropped: boxes of zero size, boxes wholly outside their image, and annotations that Detectron2 would leave out
+    because none of their polygons has three points. Clipped: boxes partly outside; their `area`, which may be that of
+    a mask, stays. Filled in: missing `area`, `iscrowd` and annotation `id`. Replaced: the annotation id 0. Each kind is
+    logged as one warning. An image may have no annotations, a category neither.
 
     Args:
         json_file: in COCO's instances format; never written to.
@@ -247,18 +229,16 @@ def load_annotations(json_file: Path, images: Path | None = None) -> CheckedAnno
         UserError: names json, image id and annotation id or key, and says what to do, for the first ten of: ids that
             are missing or taken; images without file, width or height or with a file name that leaves the folder;
             unknown `image_id` or `category_id`; boxes that are not four finite numbers or have a negative size;
-            an invalid `area` or `iscrowd`. Or for a json that cannot be read or lacks a list.
+            an invalid `area`, `iscrowd`, `segmentation` or `keypoints`. Or for a json that cannot be read or lacks a
+            list.
     """
     if images is not None and not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images (for {json_file}); correct the path")
-    content = _read(json_file)
+    content = read_json(json_file)
     # Ids first: everything else refers to them.
-    _stop_on([finding for key in LISTS for finding in _id_findings(key, content[key])], json_file)
-    image_ids, category_ids = ({entry["id"] for entry in content[key]} for key in ("images", "categories"))
-    findings = [
-        *_category_findings(content["categories"]),
-        *_image_findings(content["images"], images),
-        *_annotation_findings(content["annotations"], image_ids, category_ids),
-    ]
-    _stop_on(findings, json_file)
-    return CheckedAnnotations(content, _repair(content, json_file))
+    _stop_on([problem.text for key in LISTS for _, problem in id_problems(key, content[key])], json_file)
+    _stop_on([*_findings(content, images)], json_file)
+    repairs = find_repairs(content)
+    _log(repairs, content["annotations"], json_file)
+    apply_repairs(content, repairs)
+    return CheckedAnnotations(content, {kind: int(is_concerned.sum()) for kind, is_concerned in repairs.kinds.items()})

@@ -138,6 +138,25 @@ def _classes_of(dataset_name: str) -> list[str]:
     return list(metadata.thing_classes)
 
 
+def class_differences(name: str, classes: Sequence[str], other_name: str, other_classes: Sequence[str]) -> str:
+    """In words: what only one of two data sets has, else how their order differs; empty if they agree.
+
+    Args:
+        name, classes, other_name, other_classes: what to call each, and its class names in the order of their labels.
+    """
+    if list(classes) == list(other_classes):
+        return ""
+    differences = [
+        f"only {owner} has {', '.join(own)}"
+        for owner, own in (
+            (name, [c for c in classes if c not in other_classes]),
+            (other_name, [c for c in other_classes if c not in classes]),
+        )
+        if own
+    ]
+    return "; ".join(differences) or f"their order differs: {', '.join(classes)} against {', '.join(other_classes)}"
+
+
 def class_names(dataset_names: Sequence[str]) -> list[str]:
     """The class names that all these registered data sets share; the position is the label.
 
@@ -149,18 +168,9 @@ def class_names(dataset_names: Sequence[str]) -> list[str]:
     first, *others = dataset_names
     classes = _classes_of(first)
     for other in others:
-        other_classes = _classes_of(other)
-        if other_classes != classes:
-            differences = [
-                f"only {name!r} has {', '.join(own)}"
-                for name, own in (
-                    (first, [c for c in classes if c not in other_classes]),
-                    (other, [c for c in other_classes if c not in classes]),
-                )
-                if own
-            ] or [f"their order differs: {', '.join(classes)} against {', '.join(other_classes)}"]
+        if differences := class_differences(repr(first), classes, repr(other), _classes_of(other)):
             raise UserError(
-                f"data sets {first!r} and {other!r} have different classes: {'; '.join(differences)}; "
+                f"data sets {first!r} and {other!r} have different classes: {differences}; "
                 "give both json files the same categories in the same order of ids"
             )
     return classes

@@ -3,9 +3,10 @@
 from typing import Any
 
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import SizeMismatchError, read_image
+from detectron2.data.detection_utils import SizeMismatchError
 
 from ..errors import UserError
+from .picture_files import read_picture, size_problem
 
 
 class CheckedDatasetMapper(DatasetMapper):
@@ -24,24 +25,16 @@ class CheckedDatasetMapper(DatasetMapper):
             raise
 
     def _blame_picture(self, dataset_dict: dict[str, Any], error: Exception) -> None:
-        """Raises what the user needs to know if the picture is at fault. Pictures break PIL's decoders with nearly any
-        exception, so that its type tells nothing: instead, the picture is read once more, by itself."""
-        picture = f"{dataset_dict['file_name']} (image {dataset_dict.get('image_id', 'without id')})"
+        """Raises what the user needs to know if the picture is at fault. The exception's type tells nothing: the
+        picture is read once more, by itself."""
+        name = f"{dataset_dict['file_name']} (image {dataset_dict.get('image_id', 'without id')})"
         try:
-            height, width = read_image(dataset_dict["file_name"], self.image_format).shape[:2]
-        except FileNotFoundError:
-            raise UserError(f"{picture}: no such file; add it or delete this image from the json") from error
-        except Exception as reading_error:
-            raise UserError(
-                f"{picture}: not a readable picture ({reading_error}); the file may be truncated, so copy it again or "
-                "delete this image from the json"
-            ) from error
+            picture = read_picture(dataset_dict["file_name"], self.image_format)
+        except UserError as reason:
+            raise UserError(f"{name}: {reason}") from error
         if isinstance(error, SizeMismatchError):
-            raise UserError(
-                f"{picture}: the picture is {width} x {height} pixels, after the rotation that its EXIF data may ask "
-                f"for, but the json says width {dataset_dict['width']}, height {dataset_dict['height']}; correct the "
-                "json (and its boxes) or put the right picture there"
-            ) from error
+            size = dataset_dict["width"], dataset_dict["height"]
+            raise UserError(f"{name}: {size_problem(dataset_dict['file_name'], picture, size)}") from error
 
 
 def user_message(error: UserError) -> str:

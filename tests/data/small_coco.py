@@ -24,6 +24,17 @@ def small_coco() -> dict[str, Any]:
     }
 
 
+def coco_with_shapes() -> dict[str, Any]:
+    """The same with polygons, both run-length encodings and keypoints: the dog has a nose and a tail."""
+    content = small_coco()
+    content["categories"][1]["keypoints"] = ["nose", "tail"]
+    dog, cat, crowd = content["annotations"]
+    dog |= {"segmentation": [[10, 20, 40, 20, 40.0, 60]], "keypoints": [12, 22, 2, 0, 0, 0]}
+    cat["segmentation"] = {"size": [60, 80], "counts": [60, 4680, 60]}  # the first and the last column not
+    crowd["segmentation"] = {"size": [60, 80], "counts": "l1Xb4l1"}  # the same, compressed
+    return content
+
+
 def write_coco(folder: Path, content: object) -> tuple[Path, Path]:
     """Writes `pets.json`, and a grey picture of the size that the json says for each image.
 

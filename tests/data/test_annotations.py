@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.detection_utils import transform_instance_annotations
+from detectron2.data.transforms import TransformList
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fcos_rpn.data.annotations import load_annotations
 from fcos_rpn.errors import UserError
-from tests.data.small_coco import small_coco, write_coco
+from tests.data.small_coco import coco_with_shapes, small_coco, write_coco
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -46,6 +50,7 @@ def test_images_without_any_annotation_pass(tmp_path):
         (b"", "line 1 column 1"),
         (b'{"images": [],\n "annotations": [', "line 2 column 18"),
         (b"\xff\xfe{}", "utf-8"),
+        (b"[" * 100_000, "not a readable json"),
         (b"[]", "no object"),
         (b'{"images": [], "annotations": []}', "'categories' is missing"),
         (b'{"images": [], "categories": []}', "'annotations' is missing"),
@@ -133,6 +138,20 @@ FINDINGS = [
     (change("annotations", area=-1), "annotation 102 (image 11): area -1 is not"),
     (change("annotations", iscrowd=2), "annotation 102 (image 11): iscrowd 2 is neither 0 nor 1"),
     (change("annotations", ignore=1), "annotation 102 (image 11): Detectron2 does not know the key ignore"),
+    (change("annotations", id=1 << 62), "annotations[1]: id 4611686018427387904 is too large"),
+    # shapes; test_outlines has all of their problems
+    (change("annotations", segmentation=7), "annotation 102 (image 11): segmentation 7 is neither a list of polygons"),
+    (change("annotations", segmentation=[[1, 2, 3]]), "annotation 102 (image 11): segmentation[0] [1, 2, 3] is not x"),
+    (change("annotations", segmentation={}), "annotation 102 (image 11): segmentation: size None is not height and"),
+    (
+        change("annotations", segmentation={"size": [80, 60], "counts": [4800]}),
+        "annotation 102 (image 11): segmentation: size [80, 60] is not the height and width of the image, [60, 80]",
+    ),
+    (
+        change("annotations", segmentation={"size": [60, 80], "counts": [4801]}),
+        "annotation 102 (image 11): segmentation: counts [4801] are no run lengths that add up to 60 * 80 pixels",
+    ),
+    (change("annotations", keypoints=[1, 2]), "annotation 102 (image 11): keypoints [1, 2] is not x, y and visibility"),
 ]
 
 
@@ -245,6 +264,32 @@ def test_missing_entries_are_filled_in(tmp_path):
     }
 
 
+def test_annotations_that_detectron2_would_leave_out_are_counted(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    point, triangle = [1, 2, 3, 4], [1, 1, 9, 1, 9, 9]
+    box = {"bbox": [1, 2, 3, 4]}
+    annotations, repairs = repaired(
+        tmp_path,
+        box | {"segmentation": [point]},
+        box | {"segmentation": [point, triangle]},
+        box | {"segmentation": []},
+        {"bbox": [1, 2, 0, 4], "segmentation": [point]},  # is dropped once
+        box | {"segmentation": [point], "id": None},  # so no id is filled in
+    )
+    assert [annotation["id"] for annotation in annotations] == [202, 203]
+    kind = "annotations dropped whose polygons all have less than three points"
+    assert repairs == {"boxes of zero size dropped": 1, kind: 2}
+    assert f"{kind}: 2, first annotation 201 (image 11), annotations[4] (image 11)" in caplog.text
+
+
+def test_shapes_load_in_detectron2(tmp_path):
+    images, json_file = write_coco(tmp_path, coco_with_shapes())
+    assert load_annotations(json_file, images).repairs == {}
+    dog, cat = load_coco_json(str(json_file), str(images))[0]["annotations"]
+    assert (dog["segmentation"], dog["keypoints"][:3]) == ([[10, 20, 40, 20, 40.0, 60]], [12.5, 22.5, 2])
+    assert mask_util.decode(cat["segmentation"]).sum() == 78 * 60
+
+
 def test_repairs_are_logged_by_kind_with_examples(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     flat = {"bbox": [1, 2, 3, 0]}
@@ -317,9 +362,9 @@ ANY_JSON = st.recursive(
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.sampled_from(paths_into({"content": small_coco()})[1:]), value=ANY_JSON)
+@given(path=st.sampled_from(paths_into({"content": coco_with_shapes()})[1:]), value=ANY_JSON)
 def test_any_value_anywhere_is_a_user_error_or_loads(tmp_path, path, value):
-    root = {"content": small_coco()}
+    root = {"content": coco_with_shapes()}
     functools.reduce(operator.getitem, path[:-1], root)[path[-1]] = value
     json_file = tmp_path / "any.json"
     json_file.write_text(json.dumps(root["content"]))
@@ -329,8 +374,9 @@ def test_any_value_anywhere_is_a_user_error_or_loads(tmp_path, path, value):
         return
     json_file.write_text(json.dumps(checked.content))
     assert load_annotations(json_file).repairs == {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        COCO(str(json_file))
+    for image in load_coco_json(str(json_file), str(tmp_path)):
+        for annotation in image["annotations"]:
+            transform_instance_annotations(annotation, TransformList([]), (image["height"], image["width"]))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs COCO's annotations")

@@ -1,0 +1,125 @@
+"""What `segmentation` and `keypoints` of an annotation in COCO's format must be.
+
+Detectron2 reads both whether or not a model uses them, and takes neither's contents for wrong before it breaks on them.
+"""
+
+from collections.abc import Collection
+from reprlib import repr as short_repr
+from typing import Any
+
+LARGEST_NUMBER = 1e12  # of pixels; below it x + width and width * height are finite in float32, too
+MIN_POINTS = 3  # of a polygon
+VISIBILITIES = (0, 1, 2)  # not labeled; labeled, but hidden; labeled and seen
+
+# COCO's compressed run lengths: a character holds its code less this as 6 bits, of which the uppermost says that the
+# number goes on in the next character, and the others are digits to the base 32, the lowest first.
+FIRST_CODE = 48
+GOES_ON, SIGN, DIGIT = 0x20, 0x10, 0x1F
+MAX_CHARACTERS = 13  # of one number; 64 bits
+
+
+def are_numbers(values: Collection[Any]) -> bool:
+    """Whether all of them are integers or floats, and finite and below the largest that all arithmetic can bear."""
+    # Without a loop in Python: a large data set has a hundred million coordinates.
+    return {*map(type, values)} <= {int, float} and all(map(LARGEST_NUMBER.__gt__, map(abs, values)))
+
+
+def segmentation_problem(segmentation: object, image_size: tuple[int, int] | None) -> str | None:
+    """
+    Args:
+        segmentation: polygons, a run-length encoding as COCO writes it, or anything else; None and [] are no problem.
+        image_size: height and width that a run-length encoding must have; None, if these are not known.
+    """
+    if segmentation is None:
+        return None
+    if isinstance(segmentation, dict):
+        return _encoding_problem(segmentation, image_size)
+    if not isinstance(segmentation, list):
+        return (
+            f"segmentation {short_repr(segmentation)} is neither a list of polygons nor a run-length encoding; correct "
+            "or delete this key"
+        )
+    for index, polygon in enumerate(segmentation):
+        if not isinstance(polygon, list) or len(polygon) % 2 or not are_numbers(polygon):
+            return (
+                f"segmentation[{index}] {short_repr(polygon)} is not x and y in turn as finite numbers below "
+                f"{LARGEST_NUMBER:.0e}; correct or delete it"
+            )
+    return None
+
+
+def lacks_polygon(segmentation: object) -> bool:
+    """Whether there are polygons, and all of them have too few points: Detectron2 leaves out the whole annotation.
+
+    Args:
+        segmentation: without a problem.
+    """
+    return (
+        isinstance(segmentation, list)
+        and bool(segmentation)
+        and all(len(polygon) < 2 * MIN_POINTS for polygon in segmentation)
+    )
+
+
+def keypoints_problem(keypoints: object, names: Collection[str]) -> str | None:
+    """
+    Args:
+        keypoints: x, y and visibility of each, in one list; None and [] are no problem.
+        names: of the keypoints of the annotation's category; empty if it names none.
+    """
+    if keypoints is None or keypoints == []:
+        return None
+    if not isinstance(keypoints, list) or len(keypoints) % 3 or not are_numbers(keypoints):
+        return (
+            f"keypoints {short_repr(keypoints)} is not x, y and visibility in turn as finite numbers below "
+            f"{LARGEST_NUMBER:.0e}; correct or delete this key"
+        )
+    if not {*keypoints[2::3]} <= {*VISIBILITIES}:
+        wrong = next(visibility for visibility in keypoints[2::3] if visibility not in VISIBILITIES)
+        return f"keypoints: visibility {short_repr(wrong)} is not 0, 1 or 2; correct or delete this key"
+    if names and len(keypoints) != 3 * len(names):
+        return (
+            f"keypoints: {len(keypoints) // 3} of them, but the category names {len(names)}; correct or delete this key"
+        )
+    return None
+
+
+def _encoding_problem(encoding: dict[str, Any], image_size: tuple[int, int] | None) -> str | None:
+    size, counts = encoding.get("size"), encoding.get("counts")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        return f"segmentation: size {short_repr(size)} is not height and width; correct or delete the segmentation"
+    if image_size is not None and tuple(size) != image_size:
+        return (
+            f"segmentation: size {short_repr(size)} is not the height and width of the image, {list(image_size)}; "
+            "correct or delete the segmentation"
+        )
+    lengths = _run_lengths(counts)
+    if lengths is None or any(length < 0 for length in lengths) or sum(lengths) != size[0] * size[1]:
+        return (
+            f"segmentation: counts {short_repr(counts)} are no run lengths that add up to {size[0]} * {size[1]} "
+            "pixels; correct or delete the segmentation"
+        )
+    return None
+
+
+def _run_lengths(counts: object) -> list[int] | None:
+    """None, if it is neither a list of whole numbers nor COCO's compressed text. pycocotools' own reader would run over
+    the end of a text that is cut off."""
+    if isinstance(counts, list):
+        return counts if {*map(type, counts)} <= {int} else None
+    if not isinstance(counts, str):
+        return None
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        code = ord(character) - FIRST_CODE
+        if not 0 <= code <= GOES_ON | DIGIT or shift == 5 * MAX_CHARACTERS:
+            return None
+        value |= (code & DIGIT) << shift
+        shift += 5
+        if not code & GOES_ON:
+            length = value - (1 << shift) if code & SIGN else value
+            # From the fourth on, a number is the difference to the one two before it.
+            lengths.append(length + lengths[-2] if len(lengths) > 2 else length)
+            value = shift = 0
+    return None if shift else lengths
