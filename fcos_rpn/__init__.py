@@ -42,7 +42,9 @@ from .modeling.meta_arch import FCOS
 from .modeling.postprocess import FCOSPostProcessor
 from .modeling.proposal_generator import FCOSRPN
 from .modeling.rpn_head import NormRPNHead
+from .modeling.test_time_augmentation import FCOSWithTTA
 from .modeling.two_stage import FusedScoreCascadeROIHeads, FusedScoreROIHeads, GeneralizedRCNNWithProposals
+from .predictor import Predictor
 
 __all__ = [
     "FCOS",
@@ -54,11 +56,13 @@ __all__ = [
     "FCOSPostProcessor",
     "FCOSPredictions",
     "FCOSTargets",
+    "FCOSWithTTA",
     "FusedScoreCascadeROIHeads",
     "FusedScoreROIHeads",
     "GeneralizedRCNNWithProposals",
     "Locations",
     "NormRPNHead",
+    "Predictor",
     "TorchvisionBackbone",
     "UserError",
     "add_fcos_config",

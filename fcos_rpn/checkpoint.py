@@ -7,13 +7,15 @@ that depend on the classes, which a caller may ask to start anew, and for weight
 import io
 import os
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from detectron2.utils.file_io import PathManager
 
 from .errors import UserError
 
@@ -35,6 +37,13 @@ RENAMES = (
 """(prefix in the file, prefix in the model), tried in order for keys that the model does not have."""
 
 
+NUMBERED = re.compile(r"model_(\d+)\.pth")
+"""Names of checkpoints by iteration."""
+
+PARTIAL = ".partial"
+"""Behind the name of a file that is not yet whole."""
+
+
 class FCOSCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, strict."""
 
@@ -45,6 +54,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         *,
         require_all: bool = False,
         reset_class_layers: bool = False,
+        class_names: Sequence[str] | None = None,
         **checkpointables: Any,
     ) -> None:
         """
@@ -53,17 +63,21 @@ class FCOSCheckpointer(DetectionCheckpointer):
             save_dir: where checkpoints go.
             require_all: every weight of the model must be in the file, as for evaluation.
             reset_class_layers: class layers of another shape keep their initial weights.
+            class_names: saved with the model, for `read_class_names`; the position is the label.
             checkpointables: as in Detectron2.
         """
         super().__init__(model, save_dir, **checkpointables)
         self.require_all = require_all
         self.reset_class_layers = reset_class_layers
+        self.class_names = class_names
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As in fvcore, but a file of the final name is always a whole one."""
         if not self.save_dir or not self.save_to_disk:
             return
-        parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        parts: dict[str, Any] = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        if self.class_names is not None:
+            parts["class_names"] = list(self.class_names)
         content = io.BytesIO()
         torch.save({"model": self.model.state_dict(), **parts, **kwargs}, content)
         _write_atomically(Path(self.save_dir) / f"{name}.pth", content.getbuffer())
@@ -71,6 +85,50 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         _write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As in fvcore, but a last checkpoint that is missing, truncated or another program's is passed over for the
+        one before it, with a warning. One that is whole and does not fit the model is an error.
+
+        A training, which has checkpointables, first removes what a killed one had not written to its end.
+
+        Args:
+            path: weights to load if there is nothing to resume; "" for none.
+            resume: go on from what `last_checkpoint` names, if there is such a file.
+
+        Raises:
+            UserError: if there is something to resume and none of it is whole; else as `load`.
+        """
+        if self.checkpointables and self.save_dir and self.save_to_disk:
+            for partial in Path(self.save_dir).glob("*" + PARTIAL):
+                partial.unlink(missing_ok=True)
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        problems: list[str] = []
+        for file in _newest_first(Path(self.get_checkpoint_file())):
+            if problem := self._why_not_whole(file):
+                problems.append(f"{file}: {problem}")
+                continue
+            if problems:
+                self.logger.warning("%s\nGoing on from %s instead", "\n".join(problems), file)
+            return self.load(str(file))
+        raise UserError(
+            "there is no whole checkpoint to go on from:\n"
+            + "\n".join(problems)
+            + f"\nGet one of them again, or remove {self.save_dir}/last_checkpoint to start from the beginning"
+        )
+
+    def _why_not_whole(self, file: Path) -> str:
+        """Why nothing can go on from a file; empty if something can."""
+        if not file.is_file():
+            return "there is no such file, though last_checkpoint names it"
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # the weights stay on the disk
+        except Exception as error:  # a broken file stops its reader with nearly any exception
+            return f"it is truncated, or no checkpoint ({_first_line(error)})"
+        parts = content if isinstance(content, dict) else {}
+        missing = [part for part in ("model", *self.checkpointables) if part not in parts]
+        return f"it is not a checkpoint of a training: it lacks {', '.join(missing)}" if missing else ""
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """
@@ -156,6 +214,22 @@ class FCOSCheckpointer(DetectionCheckpointer):
             del weights[key]
 
 
+def read_class_names(path: str) -> list[str] | None:
+    """The names of the classes that a checkpoint's model was trained on; the position is the label.
+
+    None for a file that carries none: weights alone, or those of another program. Also for one that is missing or
+    broken, of which `FCOSCheckpointer.load` says what is wrong with it.
+    """
+    try:
+        file = PathManager.get_local_path(path.partition("?")[0])
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # the weights stay on the disk
+    except Exception:  # a broken file stops its reader with nearly any exception
+        return None
+    names = content.get("class_names") if isinstance(content, dict) else None
+    is_ours = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_ours else None
+
+
 def rename(weights: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """Give the keys that the model does not have the name under which it has them, by the table `RENAMES`."""
     renamed = {}
@@ -187,9 +261,16 @@ class _NumpyUnpickler(pickle.Unpickler):
 
 
 def _write_atomically(path: Path, content: bytes | memoryview) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def _newest_first(last: Path) -> list[Path]:
+    """A checkpoint and the numbered ones before it: of earlier iterations, unless it has no number itself."""
+    files = {int(match[1]): file for file in last.parent.glob("*") if (match := NUMBERED.fullmatch(file.name))}
+    own = NUMBERED.fullmatch(last.name)
+    return [last, *(files[number] for number in sorted(files, reverse=True) if not own or number < int(own[1]))]
 
 
 def _list_shapes(misfits: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
@@ -24,15 +24,19 @@ from detectron2.modeling import (
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
+    GeneralizedRCNN,
+    GeneralizedRCNNWithTTA,
 )
 from detectron2.utils import comm
 from torch import nn
 
 from .checkpoint import FCOSCheckpointer
-from .data import CheckedDatasetMapper, class_names, register_coco_folder, require_files
+from .data import CheckedDatasetMapper, TrainLoader, class_names, register_coco_folder, require_files
 from .errors import UserError
 from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
 from .modeling.meta_arch import FCOS
+from .modeling.test_time_augmentation import FCOSWithTTA
+from .replay import Replay
 
 PARTS = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -82,7 +86,11 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = FCOSCheckpointer(
-            model, cfg.OUTPUT_DIR, reset_class_layers=reset_class_layers, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            reset_class_layers=reset_class_layers,
+            class_names=class_names(cfg.DATASETS.TRAIN),
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -102,6 +110,9 @@ class Trainer(DefaultTrainer):
                 "lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
             ) from error
 
+    def build_hooks(self) -> list[Any]:
+        return [Replay(self.cfg.SEED), *super().build_hooks()]
+
     def after_train(self) -> None:
         # After an error in the last iteration Detectron2 would still evaluate.
         if self.iter < self.max_iter:
@@ -117,7 +128,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        return build_detection_train_loader(cfg, mapper=CheckedDatasetMapper(cfg, is_train=True))
+        return TrainLoader(cfg, CheckedDatasetMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -128,10 +139,16 @@ class Trainer(DefaultTrainer):
         return FCOSEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module) -> "OrderedDict[str, Any]":
+    def test(cls, cfg: CfgNode, model: nn.Module, *, with_tta: bool = False) -> "OrderedDict[str, Any]":
         """Evaluate on all of `DATASETS.TEST`; print tables and write `OUTPUT_DIR/results.json`.
 
         The one-stage role shows its class-agnostic boxes besides its detections, so that it gets AP and AR as well.
+
+        Args:
+            cfg: the whole config; its data sets are registered.
+            model: with the weights to evaluate.
+            with_tta: a second time with test-time augmentation; its tasks have `_TTA` behind their names, and its
+                files are in `OUTPUT_DIR/TTA`.
 
         Returns:
             As Detectron2: results by task and metric, in percent, below the data set's name if there are several;
@@ -139,10 +156,16 @@ class Trainer(DefaultTrainer):
         """
         model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         shown = FCOSWithProposals(model) if isinstance(model, FCOS) else model
+        augmented = with_test_time_augmentation(cfg, model) if with_tta else None
         results: OrderedDict[str, Any] = OrderedDict()
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
             found = inference_on_dataset(shown, loader, cls.build_evaluator(cfg, name))
+            if augmented is not None:
+                tta_cfg = _config_with_tta(cfg)
+                loader = cls.build_test_loader(tta_cfg, name)
+                found_with_tta = inference_on_dataset(augmented, loader, cls.build_evaluator(tta_cfg, name))
+                found = {**found, **{f"{task}_TTA": figures for task, figures in found_with_tta.items()}}
             if comm.is_main_process():
                 results[name] = found
                 logging.getLogger(__name__).info("Results on %s, in percent:\n%s", name, results_table(found))
@@ -163,7 +186,7 @@ def require_registered_parts(cfg: CfgNode) -> None:
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> "OrderedDict[str, Any]":
-    """`Trainer.test` a new model with all of its weights from `MODEL.WEIGHTS`.
+    """`Trainer.test` a new model with all of its weights from `MODEL.WEIGHTS`; with `TEST.AUG.ENABLED` also augmented.
 
     Args:
         cfg: the whole config; its data sets are registered.
@@ -174,7 +197,33 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> "OrderedDict[str, Any]":
     """
     model = Trainer.build_model(cfg)
     FCOSCheckpointer(model, cfg.OUTPUT_DIR, require_all=True).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, model)
+    return Trainer.test(cfg, model, with_tta=cfg.TEST.AUG.ENABLED)
+
+
+def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model run on several sizes of an image, and mirrored: Detectron2's `TEST.AUG`.
+
+    Raises:
+        UserError: if there is none for the model, or no size to run it on.
+    """
+    if not cfg.TEST.AUG.MIN_SIZES:
+        raise UserError("TEST.AUG.MIN_SIZES is empty: name at least one length of the shorter side, in pixels")
+    if isinstance(model, FCOS):
+        return FCOSWithTTA(cfg, model)
+    if isinstance(model, GeneralizedRCNN) and not cfg.MODEL.KEYPOINT_ON and not cfg.MODEL.LOAD_PROPOSALS:
+        return GeneralizedRCNNWithTTA(cfg, model)
+    raise UserError(
+        "TEST.AUG.ENABLED True: there is test-time augmentation for FCOS and for R-CNNs without keypoints that make "
+        f"their own proposals, but not for this {cfg.MODEL.META_ARCHITECTURE}; set it False"
+    )
+
+
+def _config_with_tta(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TEST = 0  # loads pictures as they are: the augmentation resizes them, and twice would blur
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "TTA")
+    return cfg
 
 
 def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
@@ -206,7 +255,11 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
     for name in used:
         require_files(name)
-    num_classes = len(class_names(used))
+    set_num_classes(cfg, len(class_names(used)))
+
+
+def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
+    """Of whichever model the config builds."""
     cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
 
 

@@ -12,7 +12,8 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path
 
 FLOORS = {
     "geometry": 0,
-    "backbone": 0,
+    "networks": 0,
+    "backbone": 1,
     "deformable": 0,
     "focal_loss": 0,
     "rpn_head": 0,
@@ -25,6 +26,7 @@ FLOORS = {
     "meta_arch": 4,
     "proposal_generator": 4,
     "two_stage": 4,
+    "test_time_augmentation": 5,
 }
 """A module of `modeling` imports those of lower floors only. A new module gets its floor here."""
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from fcos_rpn import UserError
-from fcos_rpn.checkpoint import CLASS_LAYERS, FCOSCheckpointer
+from fcos_rpn.checkpoint import CLASS_LAYERS, FCOSCheckpointer, read_class_names
 from tests.tiny import tiny_config
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -64,6 +65,35 @@ def test_round_trip_keeps_weights_and_all_else_that_was_saved(tmp_path):
     assert other_optimizer.param_groups[0]["lr"] == 0.25
 
 
+def test_class_names_stand_beside_the_model(tmp_path):
+    model = build()
+    FCOSCheckpointer(model, str(tmp_path), class_names=("red", "blue")).save("model", iteration=6)
+    path = str(tmp_path / "model.pth")
+    content = torch.load(path, weights_only=True)
+    assert content["class_names"] == ["red", "blue"]
+    assert type(content["class_names"]) is list
+    assert read_class_names(path) == read_class_names(f"{path}?matching_heuristics=True") == ["red", "blue"]
+
+    # Both loaders hand them on beside the iteration, as all else that they do not know.
+    others = {"iteration": 6, "class_names": ["red", "blue"]}
+    for loader in (FCOSCheckpointer, DetectionCheckpointer):
+        loaded = build(seed=1)
+        assert loader(loaded).load(path) == others
+        assert not differing(model.state_dict(), loaded.state_dict())
+
+
+def test_files_without_class_names(save, tmp_path):
+    weights = copy_weights(build())
+    assert read_class_names(str(save({"model": weights}))) is None
+    assert read_class_names(str(save(weights))) is None
+    assert read_class_names(str(save({"model": weights, "class_names": "red blue"}))) is None
+    assert read_class_names(str(save({"model": weights, "class_names": [1, 2]}))) is None
+    assert read_class_names(str(save([1, 2]))) is None
+    (tmp_path / "broken.pth").write_bytes(b"PK")
+    for name in ("broken.pth", "gone.pth"):
+        assert read_class_names(str(tmp_path / name)) is None
+
+
 def test_failure_while_saving_leaves_the_old_file(tmp_path):
     model = build()
     checkpointer = FCOSCheckpointer(model, str(tmp_path))
@@ -85,6 +115,128 @@ def test_failure_while_saving_leaves_the_old_file(tmp_path):
     assert not (tmp_path / "model_later.pth").exists()
     checkpointer.resume_or_load("", resume=True)
     assert not differing(old, model.state_dict())
+
+
+class Counter:
+    """A trainer's state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """The folder of a training that wrote checkpoints of iteration 1, 3, 5 and the final one of 6."""
+    counter = Counter()
+    checkpointer = FCOSCheckpointer(nn.Linear(2, 2), str(tmp_path / "output"), trainer=counter)
+    (tmp_path / "output").mkdir()
+    for counter.count in (1, 3, 5, 6):
+        name = "model_final" if counter.count == 6 else f"model_{counter.count:07d}"
+        checkpointer.save(name, iteration=counter.count)
+    return tmp_path / "output"
+
+
+def resumed_count(folder: Path, **options) -> int:
+    counter = Counter()
+    checkpointer = FCOSCheckpointer(nn.Linear(2, 2), str(folder), trainer=counter)
+    checkpointer.save_to_disk = options.get("save_to_disk", True)
+    checkpointer.resume_or_load("", resume=True)
+    return counter.count
+
+
+@pytest.fixture
+def warnings(caplog):
+    logger = logging.getLogger("fvcore.common.checkpoint")
+    logger.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    logger.removeHandler(caplog.handler)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+BREAKAGES = {
+    "missing": (Path.unlink, "there is no such file, though last_checkpoint names it"),
+    "empty": (lambda path: path.write_bytes(b""), "it is truncated, or no checkpoint"),
+    "truncated": (truncate, "it is truncated, or no checkpoint"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "it is truncated, or no checkpoint"),
+    "list": (lambda path: torch.save([1, 2], path), "it is not a checkpoint of a training: it lacks model, trainer"),
+    "weights alone": (
+        lambda path: torch.save({"model": nn.Linear(2, 2).state_dict()}, path),
+        "it is not a checkpoint of a training: it lacks trainer",
+    ),
+}
+
+
+def test_the_last_checkpoint_is_resumed(saved, warnings):
+    assert resumed_count(saved) == 6
+    (saved / "last_checkpoint").write_text("model_0000003.pth")
+    assert resumed_count(saved) == 3
+    assert warnings() == []
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BREAKAGES.values(), ids=BREAKAGES)
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_resumed(saved, warnings, spoil, reason):
+    spoil(saved / "model_final.pth")
+    assert resumed_count(saved) == 5
+    (warning,) = warnings()
+    assert warning.startswith(f"{saved / 'model_final.pth'}: {reason}")
+    assert warning.endswith(f"\nGoing on from {saved / 'model_0000005.pth'} instead")
+
+
+def test_only_checkpoints_of_earlier_iterations_come_before_one(saved, warnings):
+    (saved / "last_checkpoint").write_text("model_0000003.pth")
+    truncate(saved / "model_0000003.pth")
+    assert resumed_count(saved) == 1  # not 5, which may be of an earlier training in this folder
+    (saved / "last_checkpoint").write_text("model_0000005.pth")
+    (saved / "model_0000005.pth").unlink()
+    assert resumed_count(saved) == 1
+    _, warning = warnings()
+    assert "model_0000005.pth: there is no such file" in warning
+    assert "model_0000003.pth: it is truncated" in warning
+
+
+def test_without_any_whole_checkpoint_all_are_named(saved):
+    for path in saved.glob("*.pth"):
+        truncate(path)
+    with pytest.raises(UserError, match="no whole checkpoint to go on from") as error:
+        resumed_count(saved)
+    message = str(error.value)
+    assert [message.count(f"{path}: it is truncated") for path in saved.glob("*.pth")] == [1, 1, 1, 1]
+    assert f"remove {saved}/last_checkpoint to start from the beginning" in message
+
+
+def test_a_whole_checkpoint_of_another_model_is_an_error(saved):
+    counter = Counter()
+    with pytest.raises(UserError, match=r"model_final\.pth: the checkpoint does not fit the model"):
+        FCOSCheckpointer(nn.Linear(3, 2), str(saved), trainer=counter).resume_or_load("", resume=True)
+    assert counter.count == 0
+
+
+def test_half_written_files_are_removed_by_the_next_training_alone(saved):
+    partials = [saved / "model_0000007.pth.partial", saved / "last_checkpoint.partial"]
+    for partial in partials:
+        partial.write_text("half")
+    FCOSCheckpointer(nn.Linear(2, 2), str(saved)).resume_or_load("", resume=True)  # evaluates while a training writes
+    assert resumed_count(saved, save_to_disk=False) == 6  # another process of the same training
+    assert all(partial.exists() for partial in partials)
+    assert resumed_count(saved) == 6
+    assert not any(partial.exists() for partial in partials)
+
+
+def test_nothing_is_removed_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.partial").touch()
+    FCOSCheckpointer(nn.Linear(2, 2), "", trainer=Counter()).resume_or_load("", resume=False)
+    assert (tmp_path / "mine.partial").exists()
 
 
 @pytest.mark.parametrize("keyword", [{"save_dir": ""}, {"save_to_disk": False}])

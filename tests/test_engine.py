@@ -10,7 +10,15 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine import PARTS, Trainer, TrainingDiverged, evaluate, require_device, use_datasets
+from fcos_rpn.engine import (
+    PARTS,
+    Trainer,
+    TrainingDiverged,
+    evaluate,
+    require_device,
+    use_datasets,
+    with_test_time_augmentation,
+)
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -74,6 +82,7 @@ def test_training_ends_with_weights_and_results(config, meta_architecture, propo
     train(cfg)
 
     output = Path(cfg.OUTPUT_DIR)
+    assert torch.load(output / "model_final.pth", weights_only=True)["class_names"] == list(CATEGORIES.values())
     results = json.loads((output / "results.json").read_text())
     (name,) = cfg.DATASETS.TEST
     assert results.keys() == {name}
@@ -106,6 +115,58 @@ def test_evaluation_can_take_the_last_checkpoint(config):
     assert results.keys() == AP_SECTIONS | AR_SECTIONS
 
 
+def with_random_weights(cfg: CfgNode) -> CfgNode:
+    Path(cfg.OUTPUT_DIR).mkdir()
+    torch.manual_seed(0)
+    FCOSCheckpointer(build_model(cfg), cfg.OUTPUT_DIR).save("model_final")
+    return cfg
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_evaluation_with_test_time_augmentation(config, meta_architecture):
+    cfg = with_random_weights(config(meta_architecture))
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = True, (32, 64)
+    results = evaluate(cfg, resume=True)
+    assert results.keys() == AP_SECTIONS | AR_SECTIONS | {f"{section}_TTA" for section in AP_SECTIONS}
+    (of_file,) = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text()).values()
+    assert of_file.keys() == results.keys()
+
+
+def test_test_time_augmentation_resizes_the_picture_itself(config):
+    """From the smaller pictures of the plain evaluation, its own could not be made."""
+    cfg = with_random_weights(config())
+
+    def detections(folder: str) -> torch.Tensor:
+        (name,) = cfg.DATASETS.TEST
+        file = Path(cfg.OUTPUT_DIR, folder, "inference", name, "coco_instances_results.json")
+        return torch.tensor(
+            [[found["image_id"], found["score"], *found["bbox"]] for found in json.loads(file.read_text())]
+        )
+
+    assert cfg.INPUT.MIN_SIZE_TEST == 64
+    evaluate(cfg, resume=True)
+    of_64 = detections("")
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.FLIP = True, (64,), False
+    evaluate(cfg, resume=True)
+    assert detections("").shape != of_64.shape
+    torch.testing.assert_close(detections("TTA"), of_64)
+
+
+def test_models_without_test_time_augmentation_are_named():
+    cfg = tiny_config("ProposalNetwork")
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED True: .* not for this ProposalNetwork; set it False"):
+        with_test_time_augmentation(cfg, build_model(cfg))
+    cfg = tiny_config(RCNN)
+    rcnn = build_model(cfg)
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(UserError, match=f"R-CNNs without keypoints .* not for this {RCNN}"):
+        with_test_time_augmentation(cfg, rcnn)
+    cfg.TEST.AUG.MIN_SIZES = ()
+    with pytest.raises(UserError, match=r"TEST\.AUG\.MIN_SIZES is empty"):
+        with_test_time_augmentation(cfg, rcnn)
+
+
 def test_resume_goes_on_where_the_training_stopped(config):
     schedule = {"BASE_LR": 0.01, "STEPS": (1,), "GAMMA": 0.5}
     first = train(config(MAX_ITER=2, **schedule))
@@ -125,6 +186,61 @@ def test_resume_goes_on_where_the_training_stopped(config):
     second.train()
     final = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
     assert final["iteration"] == 3
+
+
+@pytest.mark.parametrize(("meta_architecture", "proposal_generator"), [("FCOS", ""), (RCNN, "FCOSRPN"), (RCNN, "RPN")])
+def test_a_killed_and_resumed_training_ends_with_the_same_bits(
+    config, tmp_path, monkeypatch, meta_architecture, proposal_generator
+):
+    cfg = config(meta_architecture, MAX_ITER=5, CHECKPOINT_PERIOD=2, BASE_LR=0.01, STEPS=(3,), WARMUP_ITERS=2)
+    cfg.MODEL.TORCHVISION.NORM = "BN"  # its statistics have to go on as well
+    cfg.INPUT.MIN_SIZE_TRAIN = (64, 80)
+    cfg.DATASETS.TEST = ()
+    cfg.SEED = 1
+    if proposal_generator == "RPN":
+        cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    torch.manual_seed(0)  # of the random weights
+    Trainer(cfg).train()
+    undisturbed = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+
+    cfg.OUTPUT_DIR = str(tmp_path / "killed")
+    cfg.DATALOADER.NUM_WORKERS = 1
+    torch.manual_seed(0)
+    killed = Trainer(cfg)
+    run_step = killed.run_step
+
+    def step_or_die() -> None:
+        if killed.iter == 3:
+            raise KeyboardInterrupt
+        run_step()
+
+    monkeypatch.setattr(killed, "run_step", step_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    resumed = Trainer(cfg)  # of other random weights
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+
+    final = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+    weights, others = final["model"], undisturbed["model"]
+    assert weights.keys() == others.keys()
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    momenta, others = (content["trainer"]["_trainer"]["optimizer"]["state"] for content in (final, undisturbed))
+    assert len(momenta) == len(others) > 0
+    assert all(torch.equal(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"]) for i in others)
+
+
+def test_without_a_seed_one_is_drawn_and_taken_up(config):
+    cfg = config(MAX_ITER=1)
+    assert cfg.SEED == -1
+    train(cfg)
+    seed = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))["trainer"]["hooks"]["Replay"]["seed"]
+    resumed = train(config(MAX_ITER=2), resume=True)
+    assert resumed.state_dict()["hooks"]["Replay"] == {"seed": seed}
+    assert (resumed.data_loader.seed, resumed.data_loader.start) == (seed, 1)
 
 
 def test_without_resume_an_old_output_is_not_taken_up(config):
