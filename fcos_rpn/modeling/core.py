@@ -10,11 +10,10 @@ from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .assigner import FCOSAssigner
+from .assigner import FCOSAssigner, FCOSTargets
 from .geometry import Locations, compute_locations
 from .head import FCOSHead, FCOSPredictions
 from .losses import FCOSLosses
@@ -132,8 +131,6 @@ class FCOSCore(nn.Module):
         )
         return self.head(levels), locations
 
-    def losses(
-        self, predictions: FCOSPredictions, locations: Locations, gt_instances: Sequence[Instances]
-    ) -> dict[str, Tensor]:
-        """Scalars `cls`, `loc` and, if predicted, `ctr`; the arguments are those of `FCOSAssigner` and `FCOSLosses`."""
-        return self.criterion(predictions, self.assigner(locations, gt_instances))
+    def losses(self, predictions: FCOSPredictions, targets: FCOSTargets) -> dict[str, Tensor]:
+        """Scalars `cls`, `loc` and, if it is predicted, `ctr`; see `FCOSLosses`. `assigner` makes the targets."""
+        return self.criterion(predictions, targets)

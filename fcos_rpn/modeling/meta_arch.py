@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .core import FCOSCore
 from .postprocess import FCOSPostProcessor, rescale
+from .statistics import log_targets
 
 
 @META_ARCH_REGISTRY.register()
@@ -83,7 +84,9 @@ class FCOS(nn.Module):
 
         if self.training:
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-            losses = self.core.losses(predictions, locations, gt_instances)
+            targets = self.core.assigner(locations, gt_instances)
+            log_targets("fcos", self.core.in_features, targets, locations, gt_instances)
+            losses = self.core.losses(predictions, targets)
             return {f"loss_fcos_{name}": loss for name, loss in losses.items()}
 
         detections = self.postprocessor(predictions, locations, images.image_sizes)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .core import FCOSCore
 from .head import FCOSPredictions
 from .postprocess import FCOSPostProcessor
+from .statistics import log_targets
 
 MAX_LOGIT = 23.0
 """Detectron2 appends ground truth to the proposals at logit(1 - 1e-10) ≈ 23: no proposal shall be surer."""
@@ -91,9 +92,11 @@ class FCOSRPN(nn.Module):
             if gt_instances is None:
                 raise ValueError("FCOSRPN needs gt_instances in training")
             agnostic = [_class_agnostic(instances) for instances in gt_instances]
+            targets = self.core.assigner(locations, agnostic)
+            log_targets("rpn", self.core.in_features, targets, locations, agnostic)
             losses = {
                 f"loss_rpn_{name}": loss * self.loss_weight
-                for name, loss in self.core.losses(predictions, locations, agnostic).items()
+                for name, loss in self.core.losses(predictions, targets).items()
             }
 
         postprocessor = self.train_postprocessor if self.training else self.test_postprocessor
