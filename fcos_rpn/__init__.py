@@ -14,7 +14,8 @@ Reading order, each floor on the ones before:
     modeling.meta_arch           shell A: FCOS, images -> detections
     modeling.proposal_generator  shell B: FCOSRPN, features -> proposals
 
-Everything else (data, evaluation, analysis, visualization, engine, ...) uses these and is used by none of them.
+Everything else (data, evaluation, analysis, visualization, conversion, engine, predictor, benchmark, ...) uses these
+and is used by none of them.
 """
 
 try:
@@ -31,12 +32,14 @@ except ModuleNotFoundError as error:
 from . import model_zoo
 from .analysis import ambiguous_samples, best_possible_recall
 from .config import add_fcos_config
+from .conversion import convert_state_dict
 from .errors import UserError
 from .modeling.assigner import FCOSAssigner, FCOSTargets
 from .modeling.backbone import TorchvisionBackbone
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations, compute_centerness, compute_locations, decode_boxes, encode_boxes
 from .modeling.head import FCOSHead, FCOSPredictions
+from .modeling.inference import optimize_for_inference
 from .modeling.losses import FCOSLosses
 from .modeling.meta_arch import FCOS
 from .modeling.postprocess import FCOSPostProcessor
@@ -70,7 +73,9 @@ __all__ = [
     "best_possible_recall",
     "compute_centerness",
     "compute_locations",
+    "convert_state_dict",
     "decode_boxes",
     "encode_boxes",
     "model_zoo",
+    "optimize_for_inference",
 ]

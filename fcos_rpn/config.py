@@ -28,6 +28,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Depth and normalization of the two towers: "GN", "BN" or "SyncBN", both with statistics per level, or "" for none.
     fcos.NUM_CONVS = 4
     fcos.NORM = "GN"
+    # A bias before the normalization, as in converted checkpoints; without a normalization there always is one.
+    fcos.TOWER_BIAS = False
     # Makes the last convolution of both towers a deformable one.
     fcos.USE_DEFORMABLE = False
     # From the regression to distances: "relu", in strides, or "exp", in pixels.
@@ -73,6 +75,12 @@ def add_fcos_config(cfg: CfgNode) -> None:
     torchvision.NODES = []
     # "FrozenBN" or "BN".
     torchvision.NORM = "FrozenBN"
+
+    # For build_timm_fpn_backbone and build_timm_p6_fpn_backbone.
+    timm = cfg.MODEL.TIMM = CfgNode()
+    timm.NAME = "hrnet_w32"
+    # "FrozenBN" or "BN".
+    timm.NORM = "FrozenBN"
 
     # Data sets in COCO's format besides the registered ones of DATASETS.TRAIN and TEST: [[images, json], ...].
     cfg.DATASETS.TRAIN_FOLDERS = []

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 
 from fcos_rpn import UserError, add_fcos_config
 from fcos_rpn.config import merge_file, merge_overrides
@@ -19,6 +19,7 @@ RECIPE = {
     "LOCATION_OFFSET": 0.5,
     "NUM_CONVS": 4,
     "NORM": "GN",
+    "TOWER_BIAS": False,
     "USE_DEFORMABLE": False,
     "BBOX_ACTIVATION": "relu",
     "USE_SCALE": True,
@@ -85,6 +86,15 @@ def test_every_key_is_read_by_one_of_the_roles():
             cfg.MODEL[node] = RecordingNode(yaml.safe_load(cfg.MODEL[node].dump()))
         build_model(cfg)
     assert RecordingNode.read >= {*RECIPE, *RECIPE["LOSS_WEIGHTS"], *cfg.MODEL.TORCHVISION}
+
+
+def test_every_key_of_timm_is_read_by_its_backbone(monkeypatch):
+    monkeypatch.setattr(RecordingNode, "read", set())
+    cfg = tiny_config()
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.TIMM = RecordingNode({"NAME": "test_resnet", "NORM": "BN"})
+    build_backbone(cfg)
+    assert RecordingNode.read >= {*cfg.MODEL.TIMM}
 
 
 def test_detectron2s_own_defaults_stay_untouched(cfg):

@@ -93,6 +93,7 @@ class FCOSCore(nn.Module):
                 num_classes=num_classes,
                 num_convs=fcos.NUM_CONVS,
                 norm=fcos.NORM,
+                tower_bias=fcos.TOWER_BIAS,
                 use_deformable=fcos.USE_DEFORMABLE,
                 bbox_activation=fcos.BBOX_ACTIVATION,
                 use_scale=fcos.USE_SCALE,

@@ -57,6 +57,7 @@ class FCOSHead(nn.Module):
         num_classes: int,
         num_convs: int = 4,
         norm: str = "GN",
+        tower_bias: bool = False,
         use_deformable: bool = False,
         bbox_activation: str = "relu",
         use_scale: bool = True,
@@ -71,6 +72,8 @@ class FCOSHead(nn.Module):
             num_classes: C, foreground only.
             num_convs: depth of each of the two towers.
             norm: normalization of the towers' convolutions, one of `NORMS`.
+            tower_bias: give these convolutions a bias before their normalization, as other implementations do; without
+                a normalization they always have one.
             use_deformable: make the last convolution of both towers a deformable one.
             bbox_activation: one of `BBOX_ACTIVATIONS`.
             use_scale: multiply each level's regression by a learnable scalar (paper, section 3.2).
@@ -101,8 +104,8 @@ class FCOSHead(nn.Module):
         self.strides = list(strides)
         self.bbox_activation = bbox_activation
         self.is_centerness_on_cls = centerness == "cls"
-        self.cls_tower = Tower(in_channels, num_convs, norm, use_deformable, len(strides))
-        self.bbox_tower = Tower(in_channels, num_convs, norm, use_deformable, len(strides))
+        self.cls_tower = Tower(in_channels, num_convs, norm, tower_bias, use_deformable, len(strides))
+        self.bbox_tower = Tower(in_channels, num_convs, norm, tower_bias, use_deformable, len(strides))
         self.cls_logits = nn.Conv2d(in_channels, num_classes, kernel_size=3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, 4, kernel_size=3, padding=1)
         is_predicted = centerness in ("reg", "cls", "iou")
@@ -151,13 +154,15 @@ class FCOSHead(nn.Module):
 class Tower(nn.ModuleList):
     """Convolutions that all levels share, each followed by its normalization and a ReLU."""
 
-    def __init__(self, channels: int, num_convs: int, norm: str, use_deformable: bool, num_levels: int) -> None:
+    def __init__(
+        self, channels: int, num_convs: int, norm: str, has_bias: bool, use_deformable: bool, num_levels: int
+    ) -> None:
         """Arguments as in `FCOSHead`."""
         super().__init__()
         for number in range(num_convs):
             is_deformable = use_deformable and number == num_convs - 1
             convolution = DeformableConv2d if is_deformable else nn.Conv2d
-            self.append(convolution(channels, channels, kernel_size=3, padding=1, bias=norm == ""))
+            self.append(convolution(channels, channels, kernel_size=3, padding=1, bias=has_bias or norm == ""))
             if norm:
                 self.append(_norm(norm, channels, num_levels))
             self.append(nn.ReLU(inplace=True))

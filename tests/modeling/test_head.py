@@ -113,6 +113,13 @@ def test_towers(norm, layers):
     assert (model.cls_tower[0].bias is None) == (norm == "GN")
 
 
+def test_towers_may_have_a_bias_before_their_normalization():
+    model = head(tower_bias=True, num_convs=3)
+    for tower in (model.cls_tower, model.bbox_tower):
+        biases = [layer.bias for layer in tower if isinstance(layer, nn.Conv2d)]
+        assert [bias.tolist() for bias in biases] == [[0.0] * 32] * 3
+
+
 @pytest.mark.parametrize(("norm", "layer"), [("BN", nn.BatchNorm2d), ("SyncBN", NaiveSyncBatchNorm)])
 def test_batch_norms_keep_statistics_of_each_level(norm, layer):
     model, inputs = head(norm=norm, num_convs=1).train(), features(num_images=4)

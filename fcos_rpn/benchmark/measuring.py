@@ -1,0 +1,181 @@
+"""Time and peak memory of functions that do the same thing, measured in turn within one process.
+
+Whatever else the machine does slows all of them alike, so that their ratios are steadier than their times.
+"""
+
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+MIB = 2**20
+ROUNDS, QUICK_ROUNDS = 15, 3
+
+Memory = Literal["torch", "process"]
+"""Whose memory counts: torch's tensors, or, for work that torch has no part in, the resident set of the process."""
+
+
+class Setup(NamedTuple):
+    """What all measurements of a run have in common."""
+
+    device: torch.device = torch.device("cpu")
+    is_quick: bool = False
+    """Small inputs and few rounds, which shows that everything runs, and no more."""
+    uses_amp: bool = False
+    """Run models in float16 where autocast wants it."""
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.uses_amp)
+
+
+class Comparison(NamedTuple):
+    """Functions that do the same thing, and what they do it to."""
+
+    setting: Mapping[str, str | int]
+    cases: Mapping[str, Callable[[], object]]
+    """Ours, whose names begin with `OURS`, its peers and, if there is one, `FLOOR`."""
+    memory: Memory = "torch"
+    seconds: float = 120.0
+    """No round begins after so many, but for the first `min_rounds`."""
+    min_rounds: int = 3
+
+
+OURS = "fcos_rpn"
+FLOOR = "floor"
+"""Work without which there is no result."""
+
+
+class Measurement(NamedTuple):
+    seconds: float
+    """The median of the rounds."""
+    spread: float
+    """Their interquartile range, in seconds."""
+    peak_mib: float | None
+    """Largest memory at once, in MiB above what was held before; None where it cannot be told."""
+    rounds: int
+
+
+def measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
+    """Run all cases several times in turn, each time beginning with another one.
+
+    Torch's memory is followed in a run of its own, since that slows it, after one that fills caches. The process's is
+    followed in every run, and none comes before, since such work takes minutes.
+    """
+    gc.collect()
+    gc.freeze()  # between runs only what they leave behind is looked through
+    try:
+        return _measure(comparison, setup)
+    finally:
+        gc.unfreeze()
+
+
+def _measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
+    cases = comparison.cases
+    peaks: dict[str, list[float | None]] = {name: [] for name in cases}
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    if comparison.memory == "torch":
+        for name, run in cases.items():
+            run()
+            peaks[name].append(peak_of_torch(run, setup.device))
+    begin = time.perf_counter()
+    for number in range(QUICK_ROUNDS if setup.is_quick else ROUNDS):
+        if number >= comparison.min_rounds and time.perf_counter() - begin > comparison.seconds:
+            break
+        for name in rotated(list(cases), number):
+            gc.collect()
+            if comparison.memory == "torch":
+                times[name].append(_seconds(cases[name], setup.device))
+            else:
+                seconds, peak = _seconds_and_peak_of_process(cases[name])
+                times[name].append(seconds)
+                peaks[name].append(peak)
+    return {
+        name: Measurement(
+            statistics.median(times[name]),
+            interquartile_range(times[name]),
+            None if None in peaks[name] else max(peak for peak in peaks[name] if peak is not None),
+            len(times[name]),
+        )
+        for name in cases
+    }
+
+
+def rotated(names: list[str], number: int) -> list[str]:
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
+def interquartile_range(values: list[float]) -> float:
+    if len(values) == 1:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(device)
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize(device)
+    return start.elapsed_time(end) / 1000
+
+
+def peak_of_torch(run: Callable[[], object], device: torch.device) -> float:
+    """Most MiB of tensors at once, above those held before."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / MIB
+    # On the CPU every allocation of a tensor and every release is an event of the profiler.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        result = run()
+    del result  # only now: its release is no part of the run
+    held = peak = 0
+    for event in sorted(_memory_events(profiler), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / MIB
+
+
+def _memory_events(profiler: Any) -> Iterator[Any]:
+    events = profiler.profiler.kineto_results.events()
+    return (e for e in events if e.name() == "[memory]" and e.device_type() == torch.autograd.DeviceType.CPU)
+
+
+def _seconds_and_peak_of_process(run: Callable[[], object]) -> tuple[float, float | None]:
+    """Linux keeps the largest resident set since its mark was last set back; elsewhere the peak is None."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # memory that earlier runs gave back to the C library would hide growth
+    before = None
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _high_water_mark()
+    begin = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - begin
+    peak = None if before is None else _high_water_mark() - before
+    del result
+    return seconds, peak
+
+
+def _high_water_mark() -> float:
+    """In MiB."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

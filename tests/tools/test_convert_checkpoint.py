@@ -1,0 +1,157 @@
+"""tools/convert_checkpoint.py within this process, the commands of docs/convert.md, and evaluating what it writes."""
+
+import importlib.util
+import itertools
+import json
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.modeling import build_model
+
+from fcos_rpn import UserError
+from tests.conversion.synthetic import MAKERS, adelaidet, randomized
+from tests.tiny import tiny_config, write_coco_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load("convert_checkpoint")
+train_net = load("train_net")
+
+pytestmark = pytest.mark.usefixtures("detectron2_restored")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working folder, in which the data set of the documentation stands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    images, annotations = write_coco_folder(tmp_path / "coco", num_images=1)
+    Path(images).rename("val2017")
+    content = json.loads(Path(annotations).read_text())
+    content["categories"] = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    Path("instances_val2017.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def run(*arguments: object) -> None:
+    tool.main(tool.build_argument_parser().parse_intermixed_args([str(argument) for argument in arguments]))
+
+
+def evaluate(*arguments: str) -> None:
+    """On small pictures."""
+    small = ("INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0")
+    train_net.run(train_net.build_argument_parser().parse_args([*arguments, *small]))
+
+
+def commands() -> list[list[str]]:
+    text = (ROOT / "docs" / "convert.md").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith(("convert ", "train_net "))]
+    return [shlex.split(line) for line in lines]
+
+
+def test_the_commands_of_the_documentation_run(folder):
+    wanted = commands()
+    assert len(wanted) >= 8
+    written: set[str] = set()
+    for name, *arguments in wanted:
+        if name == "convert":
+            args = tool.build_argument_parser().parse_intermixed_args(arguments)
+            args.input.parent.mkdir(parents=True, exist_ok=True)
+            if args.source == "fcos_rpn" and not args.input.exists():
+                Path(args.config_file).write_text(tiny_config().dump())
+                torch.save({"model": build_model(tiny_config()).state_dict()}, args.input)
+            elif not args.input.exists():
+                torch.save(randomized(MAKERS[args.source]()), args.input)
+            tool.main(args)
+            written |= {str(args.output), str(args.write_config)}
+        else:
+            given = dict(itertools.pairwise(arguments))
+            assert {given["--config-file"], given["MODEL.WEIGHTS"]} <= written
+            evaluate(*arguments)
+    assert {args[args.index("--source") + 1] for args in wanted if "--source" in args} == {*MAKERS, "fcos_rpn"}
+
+
+@pytest.mark.parametrize("target", ["FCOS", "FCOSRPN"])
+def test_what_is_written_can_be_evaluated(folder, capsys, target):
+    torch.save({"model": randomized(adelaidet()), "iteration": 7}, "theirs.pth")
+    run("theirs.pth", "new/ours.pth", "--source", "adelaidet", "--target", target, "--write-config", "new/ours.yaml")
+    shown = capsys.readouterr().out
+    assert "Not a weight, and left behind: iteration\n" in shown
+    assert "pixel_mean, pixel_std" not in shown  # each has its own reason
+    assert "\n  pixel_std\n" in shown
+    assert "\n  MODEL.FCOS.BBOX_ACTIVATION relu\n" in shown
+    assert "MODEL.FCOS.NORM GN" not in shown  # which the weights tell
+    assert ("cls_logits.bias" in shown) == (target == "FCOSRPN")
+
+    evaluate(
+        *("--config-file", "new/ours.yaml", "--num-gpus", "0", "--eval-only"),
+        *("--test", "val2017", "instances_val2017.json", "OUTPUT_DIR", "output", "MODEL.WEIGHTS", "new/ours.pth"),
+    )
+    (results,) = json.loads(Path("output/results.json").read_text()).values()
+    assert "bbox" in results or "box_proposals" in results
+
+
+def test_own_config_is_the_base_of_the_new_one(folder):
+    (folder / "mine").mkdir()
+    Path("mine/config.yaml").write_text(tiny_config().dump())
+    torch.save(build_model(tiny_config()).state_dict(), "mine/model.pth")
+    run(
+        *("--source", "fcos_rpn", "--config-file", "mine/config.yaml", "--target", "FCOSRPN"),
+        *("--write-config", "rpn/rpn.yaml", "mine/model.pth", "rpn/rpn.pth", "MODEL.RPN.NMS_THRESH", "0.8"),
+    )
+    written = yaml.safe_load(Path("rpn/rpn.yaml").read_text())
+    assert written["_BASE_"] == "../mine/config.yaml"
+    assert written["MODEL"]["RPN"] == {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"], "NMS_THRESH": 0.8}
+    assert written["MODEL"]["WEIGHTS"] == "rpn/rpn.pth"
+
+
+def given(*names: str) -> tuple[str, ...]:
+    return "--source", "adelaidet", "--target", "FCOS", *names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (given("theirs.pth", "ours.pkl"), r"OUT ours\.pkl: it is written as a \.pth"),
+        (given("theirs.pth", "./theirs.pth"), r"theirs\.pth would be overwritten"),
+        (given("nothing.pth", "ours.pth"), r"there is no file nothing\.pth"),
+        (
+            given("theirs.pth", "ours.pth", "MODEL.FCOS.NORMS", "GN"),
+            r"theirs\.pth: command line: there is no config key",
+        ),
+        (given("theirs.pth", "ours.pth", "--config-file", "nothing.yaml"), r"no config file nothing\.yaml"),
+        (given("theirs.pth", "theirs.pth/ours.pth"), r"theirs\.pth: cannot be made or written"),
+        (("--source", "detectron2", "--target", "FCOS", "theirs.pth", "ours.pth"), r"theirs\.pth: .* does not know"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    torch.save(adelaidet(), "theirs.pth")
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theirs.pth"]
+
+
+def test_mistakes_end_with_a_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *given("nothing.pth", "ours.pth")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "convert_checkpoint.py"), run_name="__main__")
+    assert ended.value.code == "error: there is no file nothing.pth"
