@@ -22,7 +22,7 @@ FLOORS = {
     "inference": 1,
     "postprocess": 2,
     "losses": 2,
-    "statistics": 2,
+    "training_log": 2,
     "core": 3,
     "meta_arch": 4,
     "proposal_generator": 4,

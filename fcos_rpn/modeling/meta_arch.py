@@ -7,11 +7,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from .core import FCOSCore
 from .postprocess import FCOSPostProcessor, rescale
-from .statistics import log_targets
+from .training_log import log_picture, log_targets
 
 
 @META_ARCH_REGISTRY.register()
@@ -27,6 +28,8 @@ class FCOS(nn.Module):
         postprocessor: FCOSPostProcessor,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        input_format: str = "BGR",
+        vis_period: int = 0,
     ) -> None:
         """
         Args:
@@ -34,6 +37,8 @@ class FCOS(nn.Module):
             core: what learns above it.
             postprocessor: selects the detections.
             pixel_mean, pixel_std: per channel, in the order and the range of the input images.
+            input_format: what the channels of the input images mean.
+            vis_period: iterations from one picture in the training log to the next; 0 for none.
         """
         super().__init__()
         self.pixel_mean: Tensor
@@ -41,6 +46,8 @@ class FCOS(nn.Module):
         self.backbone = backbone
         self.core = core
         self.postprocessor = postprocessor
+        self.input_format = input_format
+        self.vis_period = vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -62,6 +69,8 @@ class FCOS(nn.Module):
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     @property
@@ -86,6 +95,10 @@ class FCOS(nn.Module):
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
             targets = self.core.assigner(locations, gt_instances)
             log_targets("fcos", self.core.in_features, targets, locations, gt_instances)
+            if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+                with torch.no_grad():
+                    detections = self.postprocessor(predictions, locations, images.image_sizes)
+                log_picture(batched_inputs[0], detections[0], input_format=self.input_format)
             losses = self.core.losses(predictions, targets)
             return {f"loss_fcos_{name}": loss for name, loss in losses.items()}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .core import FCOSCore
 from .head import FCOSPredictions
 from .postprocess import FCOSPostProcessor
-from .statistics import log_targets
+from .training_log import log_targets
 
 MAX_LOGIT = 23.0
 """Detectron2 appends ground truth to the proposals at logit(1 - 1e-10) ≈ 23: no proposal shall be surer."""

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 from tests.tiny import tiny_batch, tiny_config
 
@@ -87,3 +88,13 @@ def test_learns_by_heart(seed):
         gt, best = x["instances"], output["instances"][0]
         assert best.pred_classes.item() == gt.gt_classes.item()
         torch.testing.assert_close(best.pred_boxes.tensor, gt.gt_boxes.tensor, rtol=0, atol=4)
+
+
+def test_pictures_of_the_training_every_vis_period():
+    cfg = tiny_config()
+    cfg.VIS_PERIOD = 2
+    watched = raise_scores(build_model(cfg)).train()
+    with EventStorage() as storage:
+        for storage.iter in range(3):
+            watched(tiny_batch(*MIXED))
+    assert [picture.shape for _, picture, _ in storage._vis_data] == [(3, 64, 192)] * 2  # at iterations 0 and 2

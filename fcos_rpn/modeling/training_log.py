@@ -1,4 +1,4 @@
-"""What the targets of a training step look like, for the training log.
+"""What a training step shows in Detectron2's log: figures of its targets, and a picture of what it finds.
 
 `centerness_entropy` answers the question asked most often about FCOS, why the centerness loss stays near 0.6: its
 targets lie between 0 and 1, so that even a perfect prediction costs their entropy.
@@ -7,10 +7,14 @@ Shapes: N images, L levels, R locations, P positives, M boxes.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
+from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +23,9 @@ from .geometry import Locations, compute_centerness
 
 PERIOD = 20
 """Iterations from one entry of Detectron2's log to the next; in between nobody would see the figures."""
+
+MAX_SHOWN = 20
+"""Detections in a picture."""
 
 
 def log_targets(
@@ -67,3 +74,20 @@ def target_statistics(
         found["mean_centerness"] = centerness.mean()
         found["centerness_entropy"] = F.binary_cross_entropy(centerness, centerness)
     return found
+
+
+def log_picture(x: dict[str, Any], detections: Instances, *, input_format: str) -> None:
+    """Put an image into Detectron2's event storage, its ground truth on the left and its best detections on the right.
+
+    Args:
+        x: an input of training: `image` (channels, height, width) and `instances`.
+        detections: of that image, best first, in its pixels.
+        input_format: of the image, as Detectron2's `INPUT.FORMAT`.
+    """
+    image = convert_image_to_rgb(x["image"].permute(1, 2, 0), input_format)
+    truth = Visualizer(image).overlay_instances(boxes=x["instances"].gt_boxes.to("cpu"))
+    best = detections[:MAX_SHOWN].to("cpu")
+    labels = [f"{score:.2f}" for score in best.scores.tolist()]
+    found = Visualizer(image).overlay_instances(boxes=best.pred_boxes, labels=labels)
+    both = np.concatenate([truth.get_image(), found.get_image()], axis=1)  # (height, 2·width, 3)
+    get_event_storage().put_image("Left: ground truth; right: detections", both.transpose(2, 0, 1))

@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from fcos_rpn import FCOSAssigner, compute_locations
-from fcos_rpn.modeling.statistics import log_targets, target_statistics
+from fcos_rpn.modeling.training_log import log_picture, log_targets, target_statistics
 
 LOCATIONS = compute_locations([(2, 4), (1, 2)], [8, 16])
 """x at 4, 12, 20, 28 and y at 4, 12 on the first level; (8, 8) and (24, 8) on the second."""
@@ -71,3 +71,16 @@ def test_logged_now_and_then():
         assert storage.latest()["fcos/num_positives_p3"] == (1.0, 40)
         assert storage.latest()["fcos/boxes_without_positive"][0] == 0
     assert logged == [0, 20, 40]
+
+
+def test_a_picture_of_the_truth_beside_the_detections():
+    image = torch.zeros(3, 16, 32, dtype=torch.uint8)
+    image[0] = 200  # blue, in BGR
+    found = Instances((16, 32), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+    with EventStorage() as storage:
+        log_picture({"image": image, "instances": instances([[4, 4, 12, 12]])}, found, input_format="BGR")
+    ((name, picture, _),) = storage._vis_data
+    assert name == "Left: ground truth; right: detections"
+    assert picture.shape == (3, 16, 64)
+    assert picture[:, 8, 60].tolist() == [0, 0, 200]
+    assert (picture[:, :, :32] != picture[:, :, 32:]).any()  # the box is on the left alone
