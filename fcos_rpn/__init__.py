@@ -1,7 +1,8 @@
 """FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path.
 
 Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSAL_GENERATOR `FCOSRPN`, RPN_HEAD
-`NormRPNHead` and BACKBONE `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_torchvision_{fpn,p6_fpn}_backbone`.
+`NormRPNHead`, ROI_HEADS `FusedScoreROIHeads` and `FusedScoreCascadeROIHeads`, and BACKBONE
+`build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_{torchvision,timm}_{fpn,p6_fpn}_backbone`.
 
 Reading order, each floor on the ones before:
 
@@ -35,13 +36,13 @@ from .config import add_fcos_config
 from .conversion import convert_state_dict
 from .errors import UserError
 from .modeling.assigner import FCOSAssigner, FCOSTargets
-from .modeling.backbone import TorchvisionBackbone
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations, compute_centerness, compute_locations, decode_boxes, encode_boxes
 from .modeling.head import FCOSHead, FCOSPredictions
 from .modeling.inference import optimize_for_inference
 from .modeling.losses import FCOSLosses
 from .modeling.meta_arch import FCOS
+from .modeling.networks import TimmBackbone, TorchvisionBackbone
 from .modeling.postprocess import FCOSPostProcessor
 from .modeling.proposal_generator import FCOSRPN
 from .modeling.rpn_head import NormRPNHead
@@ -66,6 +67,7 @@ __all__ = [
     "Locations",
     "NormRPNHead",
     "Predictor",
+    "TimmBackbone",
     "TorchvisionBackbone",
     "UserError",
     "add_fcos_config",

@@ -34,6 +34,7 @@ from .checkpoint import FCOSCheckpointer
 from .data import CheckedDatasetMapper, TrainLoader, class_names, register_coco_folder, require_files
 from .errors import UserError
 from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
+from .modeling.inference import optimize_for_inference
 from .modeling.meta_arch import FCOS
 from .modeling.test_time_augmentation import FCOSWithTTA
 from .replay import Replay
@@ -123,8 +124,10 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         require_registered_parts(cfg)
         model = super().build_model(cfg)
-        # The CPU's convolutions are fastest in this layout, into which maps follow weights; shapes and names stay.
-        return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
+        # Maps follow weights into this layout; shapes and names stay. It makes convolutions faster with AVX-512 alone:
+        # with AVX2 their backward pass, and that of GN, become a third slower in it.
+        is_faster = cfg.MODEL.DEVICE == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return model.to(memory_format=torch.channels_last) if is_faster else model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
@@ -155,6 +158,8 @@ class Trainer(DefaultTrainer):
             empty but on the main process.
         """
         model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        was_training = model.training
+        optimize_for_inference(model.eval())
         shown = FCOSWithProposals(model) if isinstance(model, FCOS) else model
         augmented = with_test_time_augmentation(cfg, model) if with_tta else None
         results: OrderedDict[str, Any] = OrderedDict()
@@ -169,6 +174,7 @@ class Trainer(DefaultTrainer):
             if comm.is_main_process():
                 results[name] = found
                 logging.getLogger(__name__).info("Results on %s, in percent:\n%s", name, results_table(found))
+        model.train(was_training)
         if comm.is_main_process():
             write_results(Path(cfg.OUTPUT_DIR) / "results.json", results)
         return next(iter(results.values())) if len(results) == 1 else results

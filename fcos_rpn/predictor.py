@@ -35,6 +35,7 @@ from .errors import UserError
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
+from .modeling.inference import optimize_for_inference
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Predictor:
         numbered = [f"class {label}" for label in range(_num_classes(cfg))]
         self.class_names = numbered if names is None else names
         """One for each label; `class 3` where nothing tells them."""
-        self.model: Any = Trainer.build_model(cfg).eval()
+        self.model: Any = optimize_for_inference(Trainer.build_model(cfg).eval())
         FCOSCheckpointer(self.model, require_all=True).load(cfg.MODEL.WEIGHTS)
         self._meta_architecture = cfg.MODEL.META_ARCHITECTURE
         self._format = cfg.INPUT.FORMAT

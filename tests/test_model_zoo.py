@@ -13,12 +13,20 @@ from fcos_rpn.model_zoo import get_config, get_config_file
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml"))
+LAZY_CONFIGS = sorted(f"lazy/{path.name}" for path in (ROOT / "configs" / "lazy").glob("*.py"))
+COMMON = sorted(f"lazy/common/{path.name}" for path in (ROOT / "configs" / "lazy" / "common").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_is_found_by_its_name(name):
     assert Path(get_config_file(name)).samefile(ROOT / "configs" / name)
     assert get_config(name).MODEL.FCOS
+
+
+@pytest.mark.parametrize("name", LAZY_CONFIGS)
+def test_every_lazy_config_is_found_by_its_name(name):
+    assert Path(get_config_file(name)).samefile(ROOT / "configs" / name)
+    assert get_config(name).keys() == {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
 
 
 def test_config_is_merged_with_its_base():
@@ -32,7 +40,7 @@ def test_other_names_list_those_there_are(name):
         get_config(name)
     first, *names = str(error.value).splitlines()
     assert first == f"no packaged config {name}. There are:"
-    assert [name.strip() for name in names] == CONFIGS
+    assert [name.strip() for name in names] == sorted([*CONFIGS, *LAZY_CONFIGS])
 
 
 def test_setup_needs_neither_torch_nor_detectron2():
@@ -67,7 +75,7 @@ def installed(tmp_path_factory) -> Path:
 
 def test_wheel_holds_all_modules_and_configs_and_nothing_else(installed):
     here = {path.relative_to(ROOT) for path in (ROOT / "fcos_rpn").rglob("*.py")} | {Path("fcos_rpn/py.typed")}
-    here |= {Path("fcos_rpn", "configs", name) for name in CONFIGS}
+    here |= {Path("fcos_rpn", "configs", name) for name in [*CONFIGS, *LAZY_CONFIGS, *COMMON]}
     there = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     assert {path for path in there if not path.parts[0].endswith(".dist-info")} == here
 
@@ -75,12 +83,15 @@ def test_wheel_holds_all_modules_and_configs_and_nothing_else(installed):
 def test_wheel_works_in_an_empty_folder(installed, tmp_path):
     code = f"""
 import json, fcos_rpn.model_zoo as zoo
-print(json.dumps([zoo.__file__, [zoo.get_config(name).MODEL.META_ARCHITECTURE for name in {CONFIGS}]]))
+architectures = [zoo.get_config(name).MODEL.META_ARCHITECTURE for name in {CONFIGS}]
+roles = [zoo.get_config(name).model._target_.__name__ for name in {LAZY_CONFIGS}]
+print(json.dumps([zoo.__file__, architectures, roles]))
 """
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    module, architectures = json.loads(done.stdout.splitlines()[-1])
+    module, architectures, roles = json.loads(done.stdout.splitlines()[-1])
     assert Path(module).is_relative_to(installed)
     assert architectures == [get_config(name).MODEL.META_ARCHITECTURE for name in CONFIGS]
+    assert roles == ["GeneralizedRCNNWithProposals", "FCOS", "ProposalNetwork"]

@@ -75,6 +75,17 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "table4_no_centerness": ("table4_branch", {"MODEL.FCOS.CENTERNESS": "none"}),
     "table4_computed": ("table4_branch", {"MODEL.FCOS.CENTERNESS": "computed"}),
     "table5_r101_2x": ("table3_fcos_p5_gn", TWO_X),
+    "table5_hrnet_w32_2x": (
+        "table5_r101_2x",
+        {
+            "MODEL.WEIGHTS": "hrnet_w32.pth",
+            "MODEL.BACKBONE.NAME": "build_timm_fpn_backbone",
+            "MODEL.BACKBONE.FREEZE_AT": 1,
+            "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+            "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+            "INPUT.FORMAT": "RGB",
+        },
+    ),
     "table5_x101_32x8d_2x": ("table5_r101_2x", RESNEXT),
     "table5_x101_64x4d_2x": (
         "table5_x101_32x8d_2x",

@@ -91,7 +91,8 @@ def test_files_images_and_arrays_are_the_same(predictor, picture):
 
 def test_proposals_are_the_best_of_the_generator_in_pixels_of_the_picture(predictor, picture):
     predictor = predictor("two")
-    (output,) = predictor.model([predictor.prepare(picture)])
+    with torch.no_grad():
+        (output,) = predictor.model([predictor.prepare(picture)])
     everything = output["proposals"]
     assert_same(predictor.proposals(picture, limit=20), everything)
     best = predictor.proposals(picture, limit=3)

@@ -1,0 +1,253 @@
+"""Every LazyConfig of configs/lazy/ is the YAML of its name: the same model, data, optimizer and schedule."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.modeling.backbone import RegNet, SwinTransformer
+from detectron2.modeling.backbone.regnet import ResBottleneckBlock, SimpleStem
+from detectron2.modeling.matcher import Matcher
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from fcos_rpn import FCOSAssigner, FCOSLosses, FCOSPostProcessor, lazy, model_zoo
+from fcos_rpn.data import CheckedDatasetMapper
+from fcos_rpn.engine import Trainer
+from tests.tiny import tiny_batch
+
+FOLDER = Path(__file__).parents[1] / "configs" / "lazy"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+SIZES = [(64, 96), (90, 70)]
+
+
+@pytest.fixture(params=NAMES)
+def pair(request) -> tuple[CfgNode, DictConfig]:
+    """The YAML and the LazyConfig of a name."""
+    return (
+        model_zoo.get_config(f"COCO-Detection/{request.param}.yaml"),
+        model_zoo.get_config(f"lazy/{request.param}.py"),
+    )
+
+
+def test_there_is_one_of_each_role():
+    targets = {model_zoo.get_config(f"lazy/{name}.py").model._target_.__name__ for name in NAMES}
+    assert targets == {"FCOS", "ProposalNetwork", "GeneralizedRCNNWithProposals"}
+
+
+def plain(value: Any) -> Any:
+    """Without what tells apart lists from omegaconf's and from tuples."""
+    if isinstance(value, list | tuple | ListConfig):
+        return [plain(item) for item in value]
+    if isinstance(value, FCOSAssigner | FCOSLosses | FCOSPostProcessor | Matcher):
+        return {name: plain(item) for name, item in vars(value).items()}
+    return type(value).__name__ if isinstance(value, nn.Module) else value
+
+
+def settings(model: nn.Module) -> dict[str, Any]:
+    """The hyper-parameters of all modules and of the parts that are none."""
+    kinds = int, float, str, list, tuple, ListConfig, FCOSAssigner, FCOSLosses, FCOSPostProcessor, Matcher
+    return {
+        f"{path}.{name}": plain(value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, kinds) and not name.startswith("_")
+    }
+
+
+def test_models_are_the_same(pair):
+    """Of full size, and without memory for their weights."""
+    cfg, config = pair
+    cfg.MODEL.DEVICE = config.train.device = "meta"
+    with torch.device("meta"):
+        one, other = build_model(cfg), lazy.build_model(config)
+    assert repr(one) == repr(other)
+    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (one, other)]
+    assert shapes[0] == shapes[1]
+    trained = [{key for key, value in model.named_parameters() if value.requires_grad} for model in (one, other)]
+    assert trained[0] == trained[1]
+    found, expected = settings(other), settings(one)
+    assert found == expected
+    assert any(key.endswith("core.assigner") for key in expected)
+    assert any(key.endswith("core.criterion") for key in expected)
+    assert any(key.endswith("postprocessor") for key in expected)
+
+
+def shrink(cfg: CfgNode, config: DictConfig) -> None:
+    """The same way in both: a ResNet-18 with GN, 64 channels, few proposals, no threshold for detections."""
+    cfg.MODEL.DEVICE = config.train.device = "cpu"
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.NORM = 18, 64, "GN"
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    bottom_up = config.model.backbone.bottom_up
+    bottom_up.stem.norm = bottom_up.stages.norm = "GN"
+    bottom_up.stages.depth = 18
+    del bottom_up.stages.stride_in_1x1
+    config.model.backbone.out_channels = 64
+    cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    if "postprocessor" in config.model:
+        config.model.postprocessor.score_thresh = 0.0
+        return
+    rpn, generator = cfg.MODEL.RPN, config.model.proposal_generator
+    rpn.POST_NMS_TOPK_TRAIN = rpn.POST_NMS_TOPK_TEST = 20
+    generator.train_postprocessor.post_nms_topk = generator.test_postprocessor.post_nms_topk = 20
+    if "roi_heads" in config.model:
+        heads = config.model.roi_heads
+        cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = heads.batch_size_per_image = 16
+        cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
+        heads.box_head.input_shape = ShapeSpec(channels=64, height=7, width=7)
+        heads.box_head.fc_dims = [32, 32]
+        heads.box_predictor.input_shape = ShapeSpec(channels=32)
+        heads.box_predictor.test_score_thresh = 0.0
+
+
+def test_equal_weights_give_equal_losses_and_detections(pair):
+    cfg, config = pair
+    shrink(cfg, config)
+    torch.manual_seed(0)
+    one, other = Trainer.build_model(cfg), lazy.build_model(config)
+    other.load_state_dict(one.state_dict(), strict=True)
+    batch = tiny_batch(SIZES, (2, 3), num_classes=80)
+    losses = []
+    for model in (one, other):
+        torch.manual_seed(1)  # RoI heads draw samples
+        with EventStorage():
+            losses.append(model.train()(batch))
+    assert losses[0].keys() == losses[1].keys()
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss)
+    with torch.no_grad():
+        outputs = zip(one.eval()(batch), other.eval()(batch), strict=True)
+    for expected, found in outputs:
+        assert expected.keys() == found.keys()
+        for kind, instances in expected.items():
+            assert len(instances) > 0
+            for field, value in instances.get_fields().items():
+                value, same = (getattr(given, "tensor", given) for given in (value, found[kind].get(field)))
+                torch.testing.assert_close(same, value)
+
+
+def test_data_is_the_same(pair):
+    cfg, config = pair
+    data = config.dataloader
+    assert data.train.dataset.names == list(cfg.DATASETS.TRAIN)
+    assert (data.test.dataset.names,) == tuple(cfg.DATASETS.TEST)
+    assert data.train.dataset.filter_empty == cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    assert data.train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
+    assert data.train.num_workers == data.test.num_workers == cfg.DATALOADER.NUM_WORKERS
+    for part, is_train in (("train", True), ("test", False)):
+        one, other = CheckedDatasetMapper(cfg, is_train), instantiate(data[part].mapper)
+        resized, expected = (
+            [
+                (type(step), {name: plain(value) for name, value in vars(step).items()})
+                for step in mapper.augmentations.augs
+            ]
+            for mapper in (other, one)
+        )
+        assert resized == expected
+        compared = ("is_train", "image_format", "use_instance_mask", "use_keypoint", "recompute_boxes")
+        assert [getattr(other, name) for name in compared] == [getattr(one, name) for name in compared]
+
+
+def test_optimizer_and_schedule_are_the_same(pair):
+    cfg, config = pair
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4))
+    one = build_optimizer(cfg, model)
+    config.optimizer.params.model = model
+    other = instantiate(config.optimizer)
+    assert type(one).__name__ == type(other).__name__ == "SGD"
+    compared = ("lr", "momentum", "nesterov", "weight_decay")
+    groups = [
+        [{name: group[name] for name in compared} for group in optimizer.param_groups] for optimizer in (one, other)
+    ]
+    assert groups[0] == groups[1]
+
+    schedule, multiplier = build_lr_scheduler(cfg, one), instantiate(config.lr_multiplier)
+    for iteration in (0, 1, 499, 500, 999, 1000, 59_999, 60_000, 79_999, 80_000, 89_999):
+        expected = schedule._multiplier(iteration / cfg.SOLVER.MAX_ITER)
+        assert multiplier(iteration / config.train.max_iter) == pytest.approx(expected), iteration
+
+
+def test_the_rest_of_the_training_is_the_same(pair):
+    cfg, config = pair
+    train = config.train
+    assert (train.init_checkpoint, train.max_iter) == (cfg.MODEL.WEIGHTS, cfg.SOLVER.MAX_ITER)
+    assert (train.device, train.seed, train.output_dir) == (cfg.MODEL.DEVICE, cfg.SEED, cfg.OUTPUT_DIR)
+    assert (train.checkpointer.period, train.eval_period) == (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
+
+
+@pytest.mark.parametrize(("centerness", "predicts_iou", "computes"), [("iou", True, False), ("computed", False, True)])
+def test_what_follows_from_a_value_follows_when_it_changes(centerness, predicts_iou, computes):
+    """In YAML `from_config` derives it; here interpolations do."""
+    for name in NAMES:
+        model = model_zoo.get_config(f"lazy/{name}.py").model
+        role = model.get("proposal_generator", model)
+        role.core.head.centerness = centerness
+        role.core.head.num_classes = 7
+        assert role.core.assigner.num_classes == 7
+        assert role.core.losses.predicts_iou is predicts_iou
+        selections = [role[key] for key in role if key.endswith("postprocessor")]
+        assert selections
+        assert all(selection.computes_centerness is computes for selection in selections)
+
+
+DETECTRON2_NETWORKS = {
+    "RegNet": (
+        L(RegNet)(
+            stem_class=SimpleStem,
+            stem_width=8,
+            block_class=ResBottleneckBlock,
+            depth=8,  # blocks of 24, 48, 96 and 192 channels
+            w_a=24,
+            w_0=24,
+            w_m=2.0,
+            group_width=8,
+            out_features=["s2", "s3", "s4"],
+        ),
+        ["s2", "s3", "s4"],
+    ),
+    "Swin": (
+        L(SwinTransformer)(
+            embed_dim=8,
+            depths=(1, 1, 1, 1),
+            num_heads=(1, 1, 2, 2),
+            window_size=2,
+            drop_path_rate=0.0,
+            out_indices=(1, 2, 3),
+        ),
+        ["p1", "p2", "p3"],
+    ),
+}
+"""Those of Detectron2's that have no builder for YAML, and their maps of strides 8, 16 and 32."""
+
+
+@pytest.mark.parametrize("network", DETECTRON2_NETWORKS)
+def test_networks_of_detectron2_without_a_builder_train_a_step(network):
+    config = model_zoo.get_config("lazy/fcos_R_50_FPN_1x.py")
+    backbone = config.model.backbone
+    backbone.bottom_up, backbone.in_features = DETECTRON2_NETWORKS[network]
+    backbone.out_channels = 32
+    config.train.device = "cpu"
+    model = lazy.build_model(config)
+    assert {level: shape.stride for level, shape in model.backbone.output_shape().items()} == {
+        "p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128
+    }  # fmt: skip
+    with EventStorage():
+        losses = model(tiny_batch([(128, 128), (128, 128)], (2, 0)))
+    sum(losses.values()).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_a_saved_config_is_the_same_model(pair, tmp_path):
+    _, config = pair
+    lazy.LazyConfig.save(config, str(tmp_path / "config.yaml"))
+    assert not (tmp_path / "config.yaml.pkl").exists()
+    saved = lazy.load(str(tmp_path / "config.yaml"))
+    assert OmegaConf.select(saved, "model.backbone.bottom_up.stages.depth") == 50
+    with torch.device("meta"):
+        assert repr(instantiate(saved.model)) == repr(instantiate(config.model))
