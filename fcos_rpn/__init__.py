@@ -35,6 +35,7 @@ from .analysis import ambiguous_samples, best_possible_recall
 from .config import add_fcos_config
 from .conversion import convert_state_dict
 from .errors import UserError
+from .modeling import backbone  # noqa: F401  registers the pyramids
 from .modeling.assigner import FCOSAssigner, FCOSTargets
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations, compute_centerness, compute_locations, decode_boxes, encode_boxes

@@ -32,7 +32,7 @@ from torch import nn
 
 from .checkpoint import FCOSCheckpointer
 from .data import CheckedDatasetMapper, TrainLoader, class_names, register_coco_folder, require_files
-from .errors import UserError
+from .errors import UserError, require_one_of
 from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
 from .modeling.inference import optimize_for_inference
 from .modeling.meta_arch import FCOS
@@ -53,6 +53,9 @@ PARTS = {
 """Config key -> where Detectron2 looks its value up."""
 
 
+CLIP_TYPES = ("value", "norm", "full_model")
+
+
 class TrainingDiverged(UserError):  # noqa: N818
     """The loss or what the network predicts is no longer finite."""
 
@@ -68,6 +71,12 @@ class Trainer(DefaultTrainer):
         """
         # DefaultTrainer's own constructor wraps the model for GPUs only and takes the lenient checkpointer.
         TrainerBase.__init__(self)
+        if (reference := cfg.SOLVER.REFERENCE_WORLD_SIZE) and cfg.SOLVER.IMS_PER_BATCH % reference:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among the "
+                f"SOLVER.REFERENCE_WORLD_SIZE of {reference} processes that it is meant for"
+            )
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
             raise UserError(
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {comm.get_world_size()} "
@@ -75,7 +84,7 @@ class Trainer(DefaultTrainer):
             )
         if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
             raise UserError("SOLVER.AMP.ENABLED True needs a GPU: Detectron2's mixed precision has none for the CPU")
-        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         device_ids = None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
@@ -111,6 +120,11 @@ class Trainer(DefaultTrainer):
                 "lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
             ) from error
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        if 0 < self.start_iter == self.max_iter:  # perhaps killed between the last checkpoint and this one
+            self.checkpointer.save("model_final", iteration=self.iter)
+
     def build_hooks(self) -> list[Any]:
         return [Replay(self.cfg.SEED), *super().build_hooks()]
 
@@ -128,6 +142,27 @@ class Trainer(DefaultTrainer):
         # with AVX2 their backward pass, and that of GN, become a third slower in it.
         is_faster = cfg.MODEL.DEVICE == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
         return model.to(memory_format=torch.channels_last) if is_faster else model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's, with one more `SOLVER.CLIP_GRADIENTS.CLIP_TYPE`: "full_model" bounds the norm of all gradients
+        together, where "norm" bounds that of each parameter."""
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        if clipping.ENABLED:
+            require_one_of("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clipping.CLIP_TYPE, CLIP_TYPES)
+        if not clipping.ENABLED or clipping.CLIP_TYPE != "full_model":
+            return super().build_optimizer(cfg, model)
+        unclipped = cfg.clone()
+        unclipped.defrost()
+        unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        optimizer = super().build_optimizer(unclipped, model)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+        def clip(*step: Any) -> None:
+            nn.utils.clip_grad_norm_(parameters, clipping.CLIP_VALUE, clipping.NORM_TYPE)
+
+        optimizer.register_step_pre_hook(clip)
+        return optimizer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

@@ -153,7 +153,8 @@ def _require_strides(model: nn.Module) -> None:
     core = getattr(getattr(model, "proposal_generator", model), "core", None)
     if core is None:
         return
-    shapes = model.backbone.output_shape()
+    backbone: Any = model.backbone
+    shapes = backbone.output_shape()
     if unknown := [level for level in core.in_features if level not in shapes]:
         raise UserError(f"core.in_features: the backbone has no {', '.join(unknown)}; it gives {', '.join(shapes)}")
     strides = [shapes[level].stride for level in core.in_features]

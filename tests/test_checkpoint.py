@@ -154,7 +154,8 @@ def resumed_count(folder: Path, **options) -> int:
 def warnings(caplog):
     logger = logging.getLogger("fvcore.common.checkpoint")
     logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    # Without those that came twice, by the logger's parents as well.
+    yield lambda: [*dict.fromkeys(r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)]
     logger.removeHandler(caplog.handler)
 
 

@@ -233,6 +233,20 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(
     assert all(torch.equal(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"]) for i in others)
 
 
+def test_a_training_killed_before_its_final_checkpoint_writes_that_when_resumed(config):
+    cfg = config(CHECKPOINT_PERIOD=2)
+    cfg.DATASETS.TEST = ()
+    train(cfg)
+    output = Path(cfg.OUTPUT_DIR)
+    (output / "model_final.pth").rename(output / "before.pth")
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    train(cfg, resume=True)
+    final, before = (torch.load(output / name) for name in ("model_final.pth", "before.pth"))
+    assert final["iteration"] == final["trainer"]["iteration"] == 1
+    assert all(torch.equal(weight, before["model"][name]) for name, weight in final["model"].items())
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_without_a_seed_one_is_drawn_and_taken_up(config):
     cfg = config(MAX_ITER=1)
     assert cfg.SEED == -1
@@ -409,3 +423,48 @@ def test_parts_that_nobody_registered_are_named(key):
     setattr(operator.attrgetter(group)(cfg), name, "Mine")
     with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
         Trainer.build_model(cfg)
+
+
+def clip_by(kind: str) -> CfgNode:
+    cfg = tiny_config()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY = 1.0, 0.0, 0.0
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = kind
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 5.0
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Gradients of norms 30 and 40, of 50 together: 5 / 50 of each; or each bounded by 5 by itself.
+        ("full_model", [-3.0, -4.0]),
+        ("norm", [-5.0, -5.0]),
+    ],
+)
+def test_gradients_are_clipped(kind, expected):
+    model = torch.nn.Linear(1, 1)
+    optimizer = Trainer.build_optimizer(clip_by(kind), model)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    model.weight.grad, model.bias.grad = torch.tensor([[30.0]]), torch.tensor([40.0])
+    optimizer.step()
+    assert [model.weight.item(), model.bias.item()] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_unknown_way_of_clipping_is_named():
+    with pytest.raises(UserError, match=r"CLIP_TYPE must be one of 'value', 'norm', 'full_model', not 'all'"):
+        Trainer.build_optimizer(clip_by("all"), torch.nn.Linear(1, 1))
+
+
+def test_batches_for_a_reference_number_of_processes(config):
+    cfg = config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=4)
+    with pytest.raises(
+        UserError, match=r"IMS_PER_BATCH 4 cannot be divided among the SOLVER.REFERENCE_WORLD_SIZE of 3"
+    ):
+        Trainer(cfg)
+    # 6 images for 3 processes are 2 for the one that there is, at a third of the rate and three times the iterations.
+    scaled = Trainer(config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=6, BASE_LR=0.03, MAX_ITER=2)).cfg.SOLVER
+    assert (scaled.IMS_PER_BATCH, scaled.MAX_ITER) == (2, 6)
+    assert pytest.approx(0.01) == scaled.BASE_LR

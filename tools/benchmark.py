@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from fcos_rpn import UserError
-from fcos_rpn.benchmark import SUBJECTS, Comparison, Report, Setup, growth_table, measure, plot_growth
+from fcos_rpn.benchmark import SUBJECTS, Comparison, Report, Setup, growth_table, inference, measure, plot_growth
 from fcos_rpn.cli import make_folder, user_errors_as_messages
 from fcos_rpn.visualization import save_figure
 
@@ -86,7 +86,7 @@ def comparisons(subject: str, args: argparse.Namespace) -> Callable[[Setup], Ite
     if args.subject != "inference":
         return SUBJECTS[subject]
     size = tuple(args.size) if args.size else None
-    return functools.partial(SUBJECTS[subject], backbone=args.backbone, size=size, batch_size=args.batch)
+    return functools.partial(inference.comparisons, backbone=args.backbone, size=size, batch_size=args.batch)
 
 
 def run(subject: str, prepare: Callable[[Setup], Iterator[Comparison]], setup: Setup, output: Path) -> None:

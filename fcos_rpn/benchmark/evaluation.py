@@ -54,7 +54,7 @@ def random_annotations(num_images: int, *, num_boxes: int) -> dict[str, Any]:
     """COCO's format, with classes that are their own category ids."""
     generator = torch.Generator().manual_seed(SEED)
     height, width = SIZE
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(1, num_images + 1):
         for x0, y0, x1, y1 in random_boxes(num_boxes, SIZE, generator).tolist():
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}

@@ -15,7 +15,7 @@ from .assignment import our_assignment
 from .evaluation import random_annotations, random_outputs
 from .inputs import FCOS_STRIDES, SEED, grid_sizes, ground_truth, locations_of
 from .losses import our_losses, random_predictions, with_gradients
-from .measuring import Comparison, Setup
+from .measuring import Comparison, Memory, Setup
 
 RADIUS = 1.5
 CHANNELS = 256
@@ -52,7 +52,7 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
     for step, prepare in STEPS.items():
         for against, values in (QUICK_VALUES if setup.is_quick else VALUES).items():
             cases = {str(value): prepare(base._replace(**{against: value}), setup) for value in values}
-            memory = "process" if step == "evaluate" else "torch"
+            memory: Memory = "process" if step == "evaluate" else "torch"
             yield Comparison({"step": step, "against": against}, cases, memory=memory, seconds=30)
 
 
@@ -73,7 +73,8 @@ def select(load: Load, setup: Setup) -> Callable[[], Any]:
     """A detector's, with about one of 700 pairs of a location and a class above the threshold."""
     locations = locations_of(load.size, FCOS_STRIDES, setup.device)
     levels = random_predictions(locations, load.batch, num_classes=load.classes, mean_logit=-6.0)
-    predictions = type(joined := levels.joined())(*(tensor.detach() for tensor in joined))
+    with torch.no_grad():
+        predictions = levels.joined()
     select = FCOSPostProcessor(score_thresh=0.05, pre_nms_topk=1000, nms_thresh=0.6, post_nms_topk=100)
     return lambda: select(predictions, locations, [load.size] * load.batch)
 

@@ -5,6 +5,7 @@ activations, or anything in between.
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,10 +34,10 @@ def comparisons(
     models = build_models(backbone, inputs, setup.device)
     ours = models.pop(OURS)
     optimized = optimize_for_inference(copy.deepcopy(ours).eval())  # the copy of a traced graph forgets its mode
-    cases = {
-        OURS: lambda: ours(inputs),
-        f"{OURS}, optimized": lambda: optimized(inputs),
-        **{name: lambda model=model: model(inputs) for name, model in models.items()},
+    cases: dict[str, Callable[[], object]] = {
+        OURS: functools.partial(ours, inputs),
+        f"{OURS}, optimized": functools.partial(optimized, inputs),
+        **{name: functools.partial(model, inputs) for name, model in models.items()},
         FLOOR: convolutions_alone(ours, inputs),
     }
     setting = {"backbone": backbone, "size": f"{size[0]}x{size[1]}", "batch": batch_size}

@@ -38,7 +38,8 @@ class Setup(NamedTuple):
 class Comparison(NamedTuple):
     """Functions that do the same thing, and what they do it to."""
 
-    setting: Mapping[str, str | int]
+    setting: Mapping[str, object]
+    """Strings and numbers."""
     cases: Mapping[str, Callable[[], object]]
     """Ours, whose names begin with `OURS`, its peers and, if there is one, `FLOOR`."""
     memory: Memory = "torch"

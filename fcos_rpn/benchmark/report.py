@@ -58,7 +58,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """`folder`/`subject`.json."""
-        content = {"subject": self.subject, "environment": self.environment, "rows": self.rows}
+        content: dict[str, Any] = {"subject": self.subject, "environment": self.environment, "rows": self.rows}
         write_results(folder / f"{self.subject}.json", content)
 
 
@@ -106,8 +106,10 @@ def growth_series(report: Report) -> dict[tuple[str, str], tuple[list[float], li
     series: dict[tuple[str, str], tuple[list[float], list[float], list[float | None]]] = {}
     for row in report.rows:
         of_series = series.setdefault((row["step"], row["against"]), ([], [], []))
-        for column, value in zip(of_series, (float(row["case"]), row["seconds"], row["peak_mib"]), strict=True):
-            column.append(value)
+        values, seconds, mib = of_series
+        values.append(float(row["case"]))
+        seconds.append(row["seconds"])
+        mib.append(row["peak_mib"])
     return series
 
 

@@ -6,17 +6,20 @@ annotations     one json: stops on problems, repairs what has one obvious repair
 coco_folder     a folder and its json -> a registered name; class names and files of registered names
 picture_files   a picture as training reads it, or why it cannot
 mapper          data set entries -> model inputs, with errors that name the picture
+loader          endless batches for training that a resumed run goes on with; seeding: from which seeds
 check           all that is wrong or odd in a json; check_pictures: in its files; both as findings
 digits          generates the quick start's data set from the pictures of digits_scene
 """
 
 from .annotations import CheckedAnnotations, load_annotations
 from .coco_folder import class_names, register_coco_folder, require_files
+from .loader import TrainLoader
 from .mapper import CheckedDatasetMapper, user_message
 
 __all__ = [
     "CheckedAnnotations",
     "CheckedDatasetMapper",
+    "TrainLoader",
     "class_names",
     "load_annotations",
     "register_coco_folder",

@@ -36,8 +36,8 @@ Record = dict[str, Any]
 class Place(NamedTuple):
     """An image in the training."""
 
-    index: int
-    """Of its record in the data set."""
+    image: int
+    """Index of its record in the data set."""
     position: int
     """In the endless sequence of epochs; an image has another one in every epoch."""
 
@@ -107,7 +107,7 @@ class MappedImages(Dataset[Any]):
 
     def __getitem__(self, place: Place) -> Any:
         size = len(self.records)  # type: ignore[arg-type]
-        for index in range(place.index, place.index + size):
+        for index in range(place.image, place.image + size):
             with seeded_generators(mix(Purpose.IMAGE, self.seed, place.position)):
                 mapped = self.mapper(self.records[index % size])
             if mapped is not None:

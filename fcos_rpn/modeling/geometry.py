@@ -47,12 +47,13 @@ def compute_locations(
         first = int(offset * stride)
         x = torch.arange(width, device=device, dtype=torch.float32) * stride + first
         y = torch.arange(height, device=device, dtype=torch.float32) * stride + first
-        points.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1))  # (Hi·Wi, 2)
+        rows, columns = torch.meshgrid(y, x, indexing="ij")
+        points.append(torch.stack([columns.flatten(), rows.flatten()], dim=1))  # (Hi·Wi, 2)
         point_strides.append(x.new_full((height * width,), stride))
     return Locations(
         points=torch.cat(points),
         strides=torch.cat(point_strides),
-        grid_sizes=tuple((int(height), int(width)) for height, width in grid_sizes),
+        grid_sizes=tuple((height, width) for height, width in grid_sizes),
     )
 
 

@@ -25,6 +25,7 @@ import torchvision
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from typing_extensions import Self
 
 from ..errors import UserError
 
@@ -117,12 +118,14 @@ class _PreparedConv2d(nn.Conv2d):
             self.weights = _prepare(sources, eps=norm.eps if norm is not None else 0.0)
         return self.weights.weight, self.weights.bias
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         return _take_back(self) if mode else super().train(mode)
 
 
 class _PreparedDetectron2Conv2d(_PreparedConv2d, Conv2d):
     original: ClassVar[type[nn.Module]] = Conv2d
+    norm: Any
+    activation: Any
 
     def forward(self, x: Tensor) -> Tensor:
         if self.needs_gradients():
@@ -143,7 +146,7 @@ class _FoldedNorm(nn.Module):
         is_folded = isinstance(convolution, _PreparedConv2d) and not convolution.needs_gradients()
         return x if is_folded else super().forward(x)
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         return _take_back(self) if mode else super().train(mode)
 
 
@@ -163,13 +166,12 @@ def _can_be_prepared(module: nn.Module) -> bool:
     return type(module) in _PREPARED and module.padding_mode == "zeros"
 
 
-def _take_back(layer: Any) -> nn.Module:
+def _take_back(layer: Any) -> Any:
     """To training mode, as the layer that it was."""
     layer.__class__ = layer.original
     for name in ("partner", "weights"):
         layer.__dict__.pop(name, None)
-    trained: nn.Module = layer.train()
-    return trained
+    return layer.train()
 
 
 @torch.no_grad()
@@ -179,12 +181,14 @@ def _prepare(sources: Sequence[Tensor | None], *, eps: float) -> _Weights:
         sources: weight and bias of a convolution and, if it is to be folded, mean, variance, weight and bias of a norm.
         eps: that of the norm.
     """
+    weight: Any
+    bias: Any
+    norm: Any
     weight, bias, *norm = sources
     with torch.inference_mode(False):  # the next call may be outside of it, where such tensors fail
         if norm:
             mean, variance, norm_weight, norm_bias = norm
             weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, eps, norm_weight, norm_bias)
-        assert weight is not None
         weight = weight.detach().contiguous(memory_format=torch.channels_last)
         return _Weights(weight, None if bias is None else bias.detach(), sources, _stamps(sources))
 

@@ -3,8 +3,8 @@
 Shapes: N images, L levels, R = Σ Hi·Wi locations, C foreground classes, K kept boxes of one image.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.modeling import detector_postprocess
@@ -21,6 +21,19 @@ SCORE_FUSIONS = ("geometric", "product")
 
 THRESHOLDED = ("class", "fused")
 """What the score threshold is compared with: the class probability, or the fused score."""
+
+
+class Selection(NamedTuple):
+    """K boxes of one image, best first."""
+
+    boxes: Tensor
+    """(K, 4) pixels of the network's input, within the image."""
+    scores: Tensor
+    """(K,)"""
+    classes: Tensor
+    """(K,) int64"""
+    location_idxs: Tensor
+    """(K,) int64 rows of the locations."""
 
 
 class FCOSPostProcessor:
@@ -85,14 +98,29 @@ class FCOSPostProcessor:
             N instances with `pred_boxes` (pixels of the network's input, within the image), `scores`, `pred_classes`
             and `location_idxs` (rows of the locations), best first. Boxes that are not finite are dropped.
         """
-        class_scores, scores = self.score(predictions)
-        if self.score_thresh is not None:
-            thresholded = class_scores if self.thresh_on == "class" else scores
-            scores = scores.masked_fill(thresholded <= self.score_thresh, -1.0)
-        return [
-            self._select(scores[image], predictions.ltrb[image].float(), locations, image_size)
+        scores = self.candidate_scores(predictions)
+        selections = [
+            self.select(scores[image], predictions.ltrb[image].float(), locations, image_size)
             for image, image_size in enumerate(image_sizes)
         ]
+        return [
+            Instances(
+                image_size,
+                pred_boxes=Boxes(selection.boxes),
+                scores=selection.scores,
+                pred_classes=selection.classes,
+                location_idxs=selection.location_idxs,
+            )
+            for selection, image_size in zip(selections, image_sizes, strict=True)
+        ]
+
+    def candidate_scores(self, predictions: FCOSPredictions) -> Tensor:
+        """(N, R, C) fused scores, -1 where a candidate is under the threshold."""
+        class_scores, scores = self.score(predictions)
+        if self.score_thresh is None:
+            return scores
+        thresholded = class_scores if self.thresh_on == "class" else scores
+        return scores.masked_fill(thresholded <= self.score_thresh, -1.0)
 
     def score(self, predictions: FCOSPredictions) -> tuple[Tensor, Tensor]:
         """(N, R, C) class probabilities, and (N, R, C) what they become together with the centerness."""
@@ -106,8 +134,24 @@ class FCOSPostProcessor:
         fused = class_scores * centerness[..., None]
         return class_scores, fused.sqrt() if self.score_fusion == "geometric" else fused
 
-    def _select(self, scores: Tensor, ltrb: Tensor, locations: Locations, image_size: tuple[int, int]) -> Instances:
-        """(R, C) scores, -1 where under the threshold, and (R, 4) distances of one image -> K boxes."""
+    def select(
+        self,
+        scores: Tensor,
+        ltrb: Tensor,
+        locations: Locations,
+        image_size: tuple[int, int],
+        *,
+        suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
+    ) -> Selection:
+        """Tensors alone, and no branch on what is in them, so that `torch.export` can follow.
+
+        Args:
+            scores: (R, C) of one image; candidates with a negative one are not selected.
+            ltrb: (R, 4) distances, in strides.
+            locations: R locations.
+            image_size: (height, width) in pixels, without the padding.
+            suppress: takes what `batched_nms` takes, and gives what it gives.
+        """
         num_classes = scores.shape[1]
         kept_scores, kept_idxs, kept_levels = [], [], []
         first = 0
@@ -116,32 +160,33 @@ class FCOSPostProcessor:
             kept_scores.append(top_scores)
             kept_idxs.append(top_idxs + first * num_classes)
             kept_levels.append(torch.full_like(top_idxs, level))
-            first += len(level_scores)
+            first += level_scores.shape[0]
         candidate_scores, candidate_idxs = torch.cat(kept_scores), torch.cat(kept_idxs)
         where, classes = candidate_idxs // num_classes, candidate_idxs % num_classes
 
-        boxes = Boxes(decode_boxes(locations.points[where], locations.strides[where], ltrb[where]))
-        is_finite = torch.isfinite(boxes.tensor).all(dim=1)
-        boxes.tensor = boxes.tensor.nan_to_num()
-        boxes.clip(image_size)
-        is_kept = is_finite & boxes.nonempty(threshold=self.min_box_size)
-        instances = Instances(
-            image_size,
-            pred_boxes=boxes[is_kept],
-            scores=candidate_scores[is_kept],
-            pred_classes=classes[is_kept],
-            location_idxs=where[is_kept],
-        )
-        groups = torch.cat(kept_levels)[is_kept] if self.nms_per_level else instances.pred_classes
-        best_first = batched_nms(instances.pred_boxes.tensor, instances.scores, groups, self.nms_thresh)
-        return instances[best_first[: self.post_nms_topk]]
+        boxes = decode_boxes(locations.points[where], locations.strides[where], ltrb[where])
+        is_finite = torch.isfinite(boxes).all(dim=1)
+        boxes = _clip(boxes.nan_to_num(), image_size)
+        is_large = (boxes[:, 2:] - boxes[:, :2] > self.min_box_size).all(dim=1)
+        kept = (is_finite & is_large).nonzero().squeeze(1)
+        found = Selection(boxes[kept], candidate_scores[kept], classes[kept], where[kept])
+        groups = torch.cat(kept_levels)[kept] if self.nms_per_level else found.classes
+        best_first = suppress(found.boxes, found.scores, groups, self.nms_thresh)[: self.post_nms_topk]
+        return Selection(*(field[best_first] for field in found))
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best of (B,) scores >= 0 (which NaN is not), fewer if there are fewer, best first, and their indices."""
     eligible = (scores >= 0).nonzero().squeeze(1)
-    top_scores, top = scores[eligible].topk(min(k, len(eligible)))
+    top_scores, top = scores[eligible].topk(torch.sym_min(k, eligible.shape[0]))
     return top_scores, eligible[top]
+
+
+def _clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """(K, 4), the parts of them within the image."""
+    height, width = image_size
+    x, y = boxes[:, 0::2].clamp(min=0, max=width), boxes[:, 1::2].clamp(min=0, max=height)
+    return torch.stack([x, y], dim=2).flatten(start_dim=1)
 
 
 def rescale(instances: Sequence[Instances], batched_inputs: Sequence[Mapping[str, Any]]) -> list[Instances]:

@@ -84,7 +84,7 @@ def assert_same(ours: nn.Module, their_bias: Tensor, detect: Callable[[Tensor], 
     our_bias = ours.get_parameter("core.head.cls_logits.bias")
     for step in (4.5, *[0.5] * 10):
         their_bias -= step
-        our_bias -= step
+        our_bias.sub_(step)
         expected = [detect(picture) for picture in pictures()]
         if any(len(scores) < 100 for _, scores, _ in expected):
             break

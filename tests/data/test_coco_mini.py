@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -9,7 +10,7 @@ from fcos_rpn.data.coco_mini import IMAGE_IDS, build_coco_mini, select, shrink
 from fcos_rpn.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-COCO = {
+COCO: dict[str, list[dict[str, Any]]] = {
     "images": [
         {"id": 7, "file_name": "7.jpg", "width": 640, "height": 480},
         {"id": 8, "file_name": "8.jpg", "width": 100, "height": 200},

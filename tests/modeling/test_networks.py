@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import timm
@@ -132,7 +133,7 @@ def test_timm_networks_with_weights_that_timm_saved(name, channels, tmp_path):
 
 
 @torch.no_grad()
-def intermediates(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+def intermediates(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
     return network.forward_intermediates(images, intermediates_only=True)
 
 

@@ -211,6 +211,27 @@ def test_no_gradient_passes_and_predictions_stay():
         assert torch.equal(prediction, copy)
 
 
+def test_a_selection_is_that_of_the_instances_and_suppresses_as_it_is_told():
+    found = predictions()
+    postprocessor = FCOSPostProcessor(**DETECTOR)
+    scores = postprocessor.candidate_scores(found)
+    assert ((scores == -1) == (found.logits.sigmoid() <= 0.3)).all()
+    (instances,) = postprocessor(found, LOCATIONS, [SIZE])
+    selection = postprocessor.select(scores[0], found.ltrb[0], LOCATIONS, SIZE)
+    fields = (instances.pred_boxes.tensor, instances.scores, instances.pred_classes, instances.location_idxs)
+    for ours, expected in zip(selection, fields, strict=True):
+        assert torch.equal(ours, expected)
+
+    def keep_the_second_worst(boxes, scores, groups, iou_threshold):
+        assert iou_threshold == 0.6
+        assert groups.unique().tolist() == [0, 1, 2]  # the classes
+        return scores.argsort()[1:2]
+
+    selection = postprocessor.select(scores[0], found.ltrb[0], LOCATIONS, SIZE, suppress=keep_the_second_worst)
+    assert [len(field) for field in selection] == [1, 1, 1, 1]
+    assert selection.scores[0] <= instances.scores[-1]
+
+
 def test_rescale_to_the_wanted_size():
     def instances():
         return Instances((60, 80), pred_boxes=Boxes(torch.tensor([[6.0, 12, 30, 24]])), scores=torch.ones(1))

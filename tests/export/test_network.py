@@ -1,0 +1,100 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.backbone.fpn import FPN
+from torchvision.ops import batched_nms
+
+from fcos_rpn import UserError
+from fcos_rpn.export import box_network_of, export_graph
+from fcos_rpn.export.network import nms_on_tiles
+from tests.export.small_networks import SIZES, found_by, noise, small_config, small_model
+
+
+@pytest.mark.parametrize(
+    ("meta_architecture", "overrides", "output_names", "num_groups"),
+    [
+        ("FCOS", [], ["boxes", "scores", "classes"], 2),
+        ("FCOS", ["MODEL.FCOS.CENTERNESS", "computed"], ["boxes", "scores", "classes"], 2),
+        ("ProposalNetwork", [], ["boxes", "scores"], 5),
+        ("ProposalNetwork", ["MODEL.FCOS.PROPOSAL_NMS_PER_LEVEL", False], ["boxes", "scores"], 1),
+    ],
+)
+def test_finds_what_the_model_finds(meta_architecture, overrides, output_names, num_groups):
+    cfg = small_config(meta_architecture)
+    cfg.merge_from_list(overrides)
+    model = small_model_of(cfg)
+    network = box_network_of(model)
+    assert network.output_names == output_names
+    assert network.num_groups == num_groups
+    for size in SIZES:
+        expected = found_by(model, noise(size))
+        assert len(expected[0]) > 10
+        with torch.no_grad():
+            found = network(noise(size))
+        assert len(found) == len(output_names)
+        for ours, models in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, models, rtol=0, atol=1e-4)
+
+
+def small_model_of(cfg):
+    if cfg.MODEL.FCOS.CENTERNESS != "computed":
+        return small_model(cfg)
+    model = build_model(cfg).eval()  # has no centerness layer to draw weights for
+    torch.nn.init.normal_(model.core.head.cls_logits.weight, std=0.1)
+    torch.nn.init.normal_(model.core.head.bbox_pred.weight, std=0.05)
+    return model
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 5, 80])
+def test_suppression_equals_that_of_torchvision(num_groups):
+    generator = torch.Generator().manual_seed(num_groups)
+    size = (600, 800)
+    low = torch.rand(900, 2, generator=generator) * torch.tensor([700.0, 500.0])
+    boxes = torch.cat([low, low + 5 + torch.rand(900, 2, generator=generator) * 95], dim=1)
+    scores = torch.rand(900, generator=generator)
+    groups = torch.randint(num_groups, (900,), generator=generator)
+    found = nms_on_tiles(boxes, scores, groups, 0.3, image_size=size, num_groups=num_groups)
+    assert found.tolist() == batched_nms(boxes, scores, groups, 0.3).tolist()
+    assert 100 < len(found) < 900
+
+
+def test_the_same_box_in_every_group_stays():
+    # As large as the image: tiles that touched or overlapped would lose some.
+    boxes = torch.tensor([[0.0, 0.0, 30.0, 20.0]]).repeat(7, 1)
+    found = nms_on_tiles(boxes, torch.ones(7), torch.arange(7), 0.01, image_size=(20, 30), num_groups=7)
+    assert sorted(found.tolist()) == list(range(7))
+
+
+def test_no_boxes():
+    nothing = torch.zeros(0)
+    found = nms_on_tiles(nothing.view(0, 4), nothing, nothing.long(), 0.5, image_size=(20, 30), num_groups=2)
+    assert found.tolist() == []
+
+
+def test_the_network_cannot_be_traced_with_less_than_two_rows_of_its_coarsest_map():
+    network = box_network_of(small_model(small_config()))
+    assert network.min_side == 129  # P7 has stride 128
+    with pytest.raises(UserError, match="--size 150 128: height and width must be 129 or more"):
+        export_graph(network, size=(150, 128))
+
+
+@pytest.mark.parametrize(
+    ("meta_architecture", "generator", "message"),
+    [
+        ("GeneralizedRCNN", "FCOSRPN", r"GeneralizedRCNN with FCOSRPN .* first stage .* ProposalNetwork$"),
+        ("GeneralizedRCNN", "RPN", r"GeneralizedRCNN with RPN cannot be exported: .* cannot be followed\.$"),
+        ("ProposalNetwork", "RPN", r"ProposalNetwork with RPN cannot be exported"),
+    ],
+)
+def test_other_models_are_refused(meta_architecture, generator, message):
+    cfg = small_config(meta_architecture)
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = generator
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    with pytest.raises(UserError, match=message):
+        box_network_of(build_model(cfg))
+
+
+def test_a_backbone_that_pads_in_its_own_way_is_refused(monkeypatch):
+    monkeypatch.setattr(FPN, "padding_constraints", property(lambda self: {"square_size": 64}))
+    with pytest.raises(UserError, match=r"FPN pads images in its own way \(\{'square_size': 64\}\)"):
+        box_network_of(small_model(small_config()))
