@@ -11,8 +11,8 @@ from detectron2.config import CfgNode, get_cfg
 from . import model_zoo
 from .config import add_fcos_config, merge_file, merge_overrides
 from .data import user_message
-from .engine import require_registered_parts
 from .errors import UserError
+from .prepare import require_registered_parts
 
 
 def find_config(name: str) -> Path:

@@ -1,7 +1,6 @@
 """Detectron2's default trainer, made to run on any device, to evaluate AP and AR, and to say what went wrong."""
 
 import logging
-import operator
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -14,44 +13,19 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, Trainer
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import inference_on_dataset
-from detectron2.modeling import (
-    ANCHOR_GENERATOR_REGISTRY,
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    PROPOSAL_GENERATOR_REGISTRY,
-    ROI_BOX_HEAD_REGISTRY,
-    ROI_HEADS_REGISTRY,
-    ROI_KEYPOINT_HEAD_REGISTRY,
-    ROI_MASK_HEAD_REGISTRY,
-    RPN_HEAD_REGISTRY,
-    GeneralizedRCNN,
-    GeneralizedRCNNWithTTA,
-)
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
 from .checkpoint import FCOSCheckpointer
-from .data import CheckedDatasetMapper, TrainLoader, class_names, register_coco_folder, require_files
+from .data import CheckedDatasetMapper, TrainLoader, class_names
 from .errors import UserError, require_one_of
 from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
 from .modeling.inference import optimize_for_inference
 from .modeling.meta_arch import FCOS
 from .modeling.test_time_augmentation import FCOSWithTTA
+from .prepare import require_registered_parts
 from .replay import Replay
-
-PARTS = {
-    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
-    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
-    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
-    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
-    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
-    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
-    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
-    "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
-    "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
-}
-"""Config key -> where Detectron2 looks its value up."""
-
 
 CLIP_TYPES = ("value", "norm", "full_model")
 
@@ -215,17 +189,6 @@ class Trainer(DefaultTrainer):
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-def require_registered_parts(cfg: CfgNode) -> None:
-    """
-    Raises:
-        UserError: if the config names a part that nobody registered.
-    """
-    for key, registry in PARTS.items():
-        name = operator.attrgetter(key)(cfg)
-        if name and name not in registry:
-            raise UserError(f"{key}: there is no {name!r}; registered are {', '.join(sorted(n for n, _ in registry))}")
-
-
 def evaluate(cfg: CfgNode, *, resume: bool = False) -> "OrderedDict[str, Any]":
     """`Trainer.test` a new model with all of its weights from `MODEL.WEIGHTS`; with `TEST.AUG.ENABLED` also augmented.
 
@@ -265,56 +228,6 @@ def _config_with_tta(cfg: CfgNode) -> CfgNode:
     cfg.INPUT.MIN_SIZE_TEST = 0  # loads pictures as they are: the augmentation resizes them, and twice would blur
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "TTA")
     return cfg
-
-
-def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
-    """Register the folders of a config, and take the number of classes from the data sets.
-
-    `DATASETS.TRAIN_FOLDERS` and `TEST_FOLDERS` replace `DATASETS.TRAIN` and `TEST`. Folders to train on without any to
-    test on mean that nothing is evaluated: the config's own test set has other classes.
-
-    Args:
-        cfg: changed in place: `DATASETS.{TRAIN,TEST}` and `MODEL.{FCOS,RETINANET,ROI_HEADS}.NUM_CLASSES`.
-        is_training: whether the training data will be needed.
-
-    Raises:
-        UserError: if a data set is missing, unknown or broken, or two have different classes.
-    """
-    for key in ("TRAIN_FOLDERS", "TEST_FOLDERS"):
-        for pair in cfg.DATASETS[key]:
-            if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise UserError(f"DATASETS.{key} must be a list of [images, json], so {pair!r} does not fit in")
-    train, test = (
-        tuple(register_coco_folder(images, json, output_dir=cfg.OUTPUT_DIR) for images, json in folders)
-        for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
-    )
-    if train or test:
-        cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN
-        cfg.DATASETS.TEST = test
-    if is_training and not cfg.DATASETS.TRAIN:
-        raise UserError("there is nothing to train on: give --train IMAGES JSON, or name data sets in DATASETS.TRAIN")
-    used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
-    for name in used:
-        require_files(name)
-    set_num_classes(cfg, len(class_names(used)))
-
-
-def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Of whichever model the config builds."""
-    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
-
-
-def require_device(device: str, num_processes: int) -> None:
-    """
-    Raises:
-        UserError: if the device, or as many of it as there are processes, is not there.
-    """
-    if device.startswith("cuda") and torch.cuda.device_count() < max(1, num_processes):
-        raise UserError(
-            f"MODEL.DEVICE is {device} and {max(1, num_processes)} of it are asked for, but this machine shows "
-            f"{torch.cuda.device_count()}. Train on the CPU with --num-gpus 0, or on N processes of it with "
-            "--num-gpus N MODEL.DEVICE cpu"
-        )
 
 
 def _is_not_for_the_user(record: logging.LogRecord) -> bool:

@@ -30,12 +30,13 @@ from PIL import Image, ImageOps
 from .analysis.detections import fcos_of, preprocess
 from .checkpoint import FCOSCheckpointer, read_class_names
 from .cli import find_config, read_config
-from .engine import Trainer, require_device, set_num_classes
+from .engine import Trainer
 from .errors import UserError
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
 from .modeling.inference import optimize_for_inference
+from .prepare import require_device, set_num_classes
 
 logger = logging.getLogger(__name__)
 

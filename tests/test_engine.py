@@ -10,15 +10,8 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine import (
-    PARTS,
-    Trainer,
-    TrainingDiverged,
-    evaluate,
-    require_device,
-    use_datasets,
-    with_test_time_augmentation,
-)
+from fcos_rpn.engine import Trainer, TrainingDiverged, evaluate, with_test_time_augmentation
+from fcos_rpn.prepare import PARTS, require_device, use_datasets
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"

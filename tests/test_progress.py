@@ -4,7 +4,8 @@ import re
 import pytest
 
 from fcos_rpn import UserError
-from fcos_rpn.engine import TrainingDiverged, use_datasets
+from fcos_rpn.engine import TrainingDiverged
+from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import TrainerWithProgress, log_to, training_seconds
 from tests.tiny import tiny_config, write_coco_folder
 

@@ -45,8 +45,8 @@ from fcos_rpn.analysis.detections import (
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
 from fcos_rpn.data import CheckedDatasetMapper
-from fcos_rpn.engine import require_device, use_datasets
 from fcos_rpn.evaluation import PrecisionRecall, precision_recall, write_results
+from fcos_rpn.prepare import require_device, use_datasets
 from fcos_rpn.visualization import plot_precision_recall, plot_score_against_iou, save_figure
 
 NUM_BOXES = 100

@@ -26,8 +26,8 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine import use_datasets
 from fcos_rpn.evaluation import results_table
+from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import log_to, training_seconds
 
 NUM_TIMED_ITERATIONS = 20

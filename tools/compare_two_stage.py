@@ -34,7 +34,6 @@ from tqdm import tqdm
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.cli import user_errors_as_messages
-from fcos_rpn.engine import use_datasets
 from fcos_rpn.evaluation import write_results
 from fcos_rpn.experiment import (
     Experiment,
@@ -48,6 +47,7 @@ from fcos_rpn.experiment import (
     run,
     split,
 )
+from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import TrainerWithProgress, log_to
 from fcos_rpn.visualization import plot_proposal_limits, save_figure
 

@@ -27,7 +27,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from fcos_rpn import lazy
 from fcos_rpn.cli import make_folder, user_errors_as_messages
-from fcos_rpn.engine import require_device
+from fcos_rpn.prepare import require_device
 
 WHEN_STOPPED = "stopped; the same command with --resume goes on from the last checkpoint"
 

@@ -33,7 +33,7 @@ from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.data import CheckedDatasetMapper, user_message
 from fcos_rpn.data.digits import DigitsFolder, generate_digits
-from fcos_rpn.engine import use_datasets
+from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import TrainerWithProgress, log_to, training_seconds
 from fcos_rpn.visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
 

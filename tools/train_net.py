@@ -28,7 +28,8 @@ from torch.multiprocessing import ProcessExitedException
 from fcos_rpn import UserError, add_fcos_config
 from fcos_rpn.config import merge_file, merge_overrides
 from fcos_rpn.data import user_message
-from fcos_rpn.engine import Trainer, evaluate, require_device, use_datasets
+from fcos_rpn.engine import Trainer, evaluate
+from fcos_rpn.prepare import require_device, use_datasets
 
 
 def build_argument_parser() -> argparse.ArgumentParser:

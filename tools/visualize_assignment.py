@@ -33,8 +33,8 @@ from fcos_rpn import FCOSTargets, Locations, UserError, compute_locations
 from fcos_rpn.analysis.detections import fcos_of
 from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
 from fcos_rpn.data import CheckedDatasetMapper
-from fcos_rpn.engine import use_datasets
 from fcos_rpn.modeling.core import FCOSCore
+from fcos_rpn.prepare import use_datasets
 from fcos_rpn.visualization import draw_assignment, draw_target_centerness
 
 

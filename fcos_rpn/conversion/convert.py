@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..checkpoint import CLASS_LAYERS, rename
 from ..config import add_fcos_config, merge_overrides
-from ..engine import require_registered_parts
 from ..errors import UserError, require_one_of
+from ..prepare import require_registered_parts
 from .architecture import needless_biases, read_architecture
 from .rules import Fill, Named, apply_rules
 from .settings import LEVELS, LEVELS_KEY, OF_FCOS_ALONE, OWN, RECIPES, ROLES, SETTINGS

@@ -10,9 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 
 from ..checkpoint import FCOSCheckpointer
-from ..engine import TrainingDiverged, use_datasets
+from ..engine import TrainingDiverged
 from ..errors import UserError
 from ..evaluation import write_results
+from ..prepare import use_datasets
 from ..progress import training_seconds
 from .figures import figures_by_iteration, read_json
 from .fold import split

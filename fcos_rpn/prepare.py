@@ -1,0 +1,94 @@
+"""From a config as it was given to one that a model can be built from: its parts, its data sets, its device."""
+
+import operator
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    RPN_HEAD_REGISTRY,
+)
+
+from .data import class_names, register_coco_folder, require_files
+from .errors import UserError
+
+PARTS = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+}
+"""Config key -> where Detectron2 looks its value up."""
+
+
+def require_registered_parts(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: if the config names a part that nobody registered.
+    """
+    for key, registry in PARTS.items():
+        name = operator.attrgetter(key)(cfg)
+        if name and name not in registry:
+            raise UserError(f"{key}: there is no {name!r}; registered are {', '.join(sorted(n for n, _ in registry))}")
+
+
+def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
+    """Register the folders of a config, and take the number of classes from the data sets.
+
+    `DATASETS.TRAIN_FOLDERS` and `TEST_FOLDERS` replace `DATASETS.TRAIN` and `TEST`. Folders to train on without any to
+    test on mean that nothing is evaluated: the config's own test set has other classes.
+
+    Args:
+        cfg: changed in place: `DATASETS.{TRAIN,TEST}` and `MODEL.{FCOS,RETINANET,ROI_HEADS}.NUM_CLASSES`.
+        is_training: whether the training data will be needed.
+
+    Raises:
+        UserError: if a data set is missing, unknown or broken, or two have different classes.
+    """
+    for key in ("TRAIN_FOLDERS", "TEST_FOLDERS"):
+        for pair in cfg.DATASETS[key]:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise UserError(f"DATASETS.{key} must be a list of [images, json], so {pair!r} does not fit in")
+    train, test = (
+        tuple(register_coco_folder(images, json, output_dir=cfg.OUTPUT_DIR) for images, json in folders)
+        for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
+    )
+    if train or test:
+        cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN
+        cfg.DATASETS.TEST = test
+    if is_training and not cfg.DATASETS.TRAIN:
+        raise UserError("there is nothing to train on: give --train IMAGES JSON, or name data sets in DATASETS.TRAIN")
+    used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
+    for name in used:
+        require_files(name)
+    set_num_classes(cfg, len(class_names(used)))
+
+
+def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
+    """Of whichever model the config builds."""
+    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+
+
+def require_device(device: str, num_processes: int) -> None:
+    """
+    Raises:
+        UserError: if the device, or as many of it as there are processes, is not there.
+    """
+    if device.startswith("cuda") and torch.cuda.device_count() < max(1, num_processes):
+        raise UserError(
+            f"MODEL.DEVICE is {device} and {max(1, num_processes)} of it are asked for, but this machine shows "
+            f"{torch.cuda.device_count()}. Train on the CPU with --num-gpus 0, or on N processes of it with "
+            "--num-gpus N MODEL.DEVICE cpu"
+        )
