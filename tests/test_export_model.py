@@ -84,7 +84,7 @@ def test_exports_the_first_stage_of_an_rcnn(folder):
     ("arguments", "message"),
     [
         (["--format", "onnx", "--size", "100", "200"], r"--size 100 200: height and width must be 129 or more"),
-        (["--format", "onnx", "--proposals", "5"], r"--proposals 5: FCOS gives no proposals\. .* DETECTIONS_PER_IMAGE"),
+        (["--format", "onnx", "--proposals", "5"], r"--proposals 5: FCOS gives no proposals\. .*DETECTIONS_PER_IMAGE"),
         (["--format", "onnx", "MODEL.FCOS.NUM_CLASSES", "3"], r"mine\.pth: the checkpoint was trained on other"),
         (["--format", "onnx", "--weights", "nothing.pth"], r"there is no file nothing\.pth"),
         (["--format", "onnx", "--output", "mine.pth/a.onnx"], r"mine\.pth: cannot be made or written"),

@@ -75,10 +75,10 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: before anything is written, if it cannot be.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written (it is a folder)")
     partial = path.with_name(path.name + ".partial")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
         file = partial.open("wb")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -105,7 +105,7 @@ def nms_on_tiles(
 
     Args:
         boxes: (K, 4) within the image.
-        scores: (K,)
+        scores: (K,) >= 0.
         groups: (K,) int64 in [0, num_groups).
         iou_threshold: a box is dropped if its IoU with a better one of its group is above.
         image_size: (height, width) in pixels.
@@ -119,7 +119,11 @@ def nms_on_tiles(
         height, width = image_size
         x, y = groups % tiles_per_row * (width + 1), groups // tiles_per_row * (height + 1)
         boxes = boxes + torch.stack([x, y, x, y], dim=1).to(boxes)
-    return nms(boxes, scores, iou_threshold)
+    # To a graph torchvision promises that at least two boxes stay. These two, outside of every image and worse than all
+    # others, make it true.
+    outside = boxes.new_tensor([[-2.0, -2.0, -1.0, -1.0], [-4.0, -4.0, -3.0, -3.0]])
+    best_first = nms(torch.cat([boxes, outside]), torch.cat([scores, scores.new_full((2,), -1.0)]), iou_threshold)
+    return best_first[:-2]
 
 
 def box_network_of(model: nn.Module) -> BoxNetwork:
