@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
@@ -22,7 +21,7 @@ from torch import nn
 
 from .checkpoint import FCOSCheckpointer
 from .data import class_names, register_coco_folder, require_files
-from .engine import TrainingDiverged
+from .engine import TrainingDiverged, in_fast_layout
 from .errors import UserError
 from .evaluation import FCOSWithProposals, results_table, write_results
 from .modeling.meta_arch import FCOS
@@ -144,8 +143,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     except TypeError as error:
         raise UserError(f"config: the model cannot be built: {error}") from error
     _require_strides(model)
-    model = model.to(cfg.train.device)
-    return model.to(memory_format=torch.channels_last) if cfg.train.device == "cpu" else model
+    return in_fast_layout(model.to(cfg.train.device), cfg.train.device)
 
 
 def _require_strides(model: nn.Module) -> None:

@@ -100,7 +100,7 @@ def test_every_key_of_timm_is_read_by_its_backbone(monkeypatch):
 def test_detectron2s_own_defaults_stay_untouched(cfg):
     fresh = get_cfg()
     added = {
-        "MODEL": ["FCOS", "TORCHVISION"],
+        "MODEL": ["FCOS", "TORCHVISION", "TIMM"],
         "MODEL.RPN": ["NORM"],
         "MODEL.ROI_HEADS": ["OBJECTNESS_TEMPERATURE"],
         "DATASETS": ["TRAIN_FOLDERS", "TEST_FOLDERS"],

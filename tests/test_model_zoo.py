@@ -75,6 +75,7 @@ def installed(tmp_path_factory) -> Path:
 
 def test_wheel_holds_all_modules_and_configs_and_nothing_else(installed):
     here = {path.relative_to(ROOT) for path in (ROOT / "fcos_rpn").rglob("*.py")} | {Path("fcos_rpn/py.typed")}
+    here |= {path.relative_to(ROOT) for path in (ROOT / "fcos_rpn" / "data").glob("*.json")}
     here |= {Path("fcos_rpn", "configs", name) for name in [*CONFIGS, *LAZY_CONFIGS, *COMMON]}
     there = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     assert {path for path in there if not path.parts[0].endswith(".dist-info")} == here

@@ -71,7 +71,7 @@ def test_inference_takes_backbone_size_and_batch(monkeypatch):
     def prepare(setup, *, backbone, size, batch_size):
         return iter([(backbone, size, batch_size)])
 
-    monkeypatch.setattr(benchmark, "SUBJECTS", {"inference": prepare})
+    monkeypatch.setattr(benchmark.inference, "comparisons", prepare)
     parse = benchmark.build_argument_parser().parse_args
     arguments = ["inference", "--backbone", "mobilenet_v2", "--size", "64", "96", "--batch", "3"]
     assert list(benchmark.comparisons("inference", parse(arguments))(None)) == [("mobilenet_v2", (64, 96), 3)]
