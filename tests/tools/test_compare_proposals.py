@@ -10,7 +10,7 @@ import torchvision
 from fcos_rpn import UserError
 from tests.tiny import write_coco_folder
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import compare_proposals
 

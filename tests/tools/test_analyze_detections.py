@@ -13,7 +13,7 @@ from PIL import Image
 from fcos_rpn import UserError
 from tests.tiny import tiny_config, write_coco_folder
 
-TOOL = Path(__file__).parents[1] / "tools" / "analyze_detections.py"
+TOOL = Path(__file__).parents[2] / "tools" / "analyze_detections.py"
 spec = importlib.util.spec_from_file_location("analyze_detections", TOOL)
 assert spec is not None
 assert spec.loader is not None

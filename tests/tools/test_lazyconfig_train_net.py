@@ -13,7 +13,7 @@ import torch
 
 from tests.tiny import write_coco_folder
 
-TOOL = Path(__file__).parents[1] / "tools" / "lazyconfig_train_net.py"
+TOOL = Path(__file__).parents[2] / "tools" / "lazyconfig_train_net.py"
 spec = importlib.util.spec_from_file_location("lazyconfig_train_net", TOOL)
 assert spec is not None
 assert spec.loader is not None

@@ -13,7 +13,7 @@ from fcos_rpn import UserError
 from fcos_rpn.cli import find_config, read_config
 from fcos_rpn.data import load_annotations
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 spec = importlib.util.spec_from_file_location("check_resume", ROOT / "tools" / "check_resume.py")
 assert spec is not None

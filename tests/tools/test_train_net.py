@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 
 from tests.tiny import tiny_config, write_coco_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 
 spec = importlib.util.spec_from_file_location("train_net", TOOL)

@@ -10,7 +10,7 @@ from PIL import Image
 from fcos_rpn import model_zoo
 from fcos_rpn.data.digits import generate_digits
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

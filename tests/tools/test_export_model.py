@@ -13,7 +13,7 @@ import torch
 from fcos_rpn import UserError
 from tests.export.small_networks import found_by, noise, small_config, small_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def load(name: str) -> ModuleType:

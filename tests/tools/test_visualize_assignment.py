@@ -10,7 +10,7 @@ from PIL import Image
 from fcos_rpn import UserError
 from tests.tiny import tiny_config, write_coco_folder
 
-TOOL = Path(__file__).parents[1] / "tools" / "visualize_assignment.py"
+TOOL = Path(__file__).parents[2] / "tools" / "visualize_assignment.py"
 spec = importlib.util.spec_from_file_location("visualize_assignment", TOOL)
 assert spec is not None
 assert spec.loader is not None

@@ -15,7 +15,7 @@ from fcos_rpn import UserError, add_fcos_config
 from fcos_rpn.config import merge_file
 from tests.tiny import tiny_config, write_coco_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "analyze_assignment.py"
 
 spec = importlib.util.spec_from_file_location("analyze_assignment", TOOL)
