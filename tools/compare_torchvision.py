@@ -6,7 +6,6 @@ Run `make quickstart` first: the seconds are those of its one-stage FCOS.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -122,7 +121,5 @@ def seconds_per_iteration(cfg: CfgNode) -> float:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors_as_messages():
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")

@@ -31,7 +31,8 @@ from tabulate import tabulate
 
 from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.data import CheckedDatasetMapper, user_message
+from fcos_rpn.cli import user_errors_as_messages
+from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.data.digits import DigitsFolder, generate_digits
 from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import TrainerWithProgress, log_to, training_seconds
@@ -184,9 +185,5 @@ def torchvision_name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors_as_messages(when_stopped="stopped; the same command goes on from the last checkpoint"):
         main()
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last checkpoint")
