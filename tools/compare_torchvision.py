@@ -25,6 +25,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
+from fcos_rpn.cli import user_errors_as_messages
 from fcos_rpn.evaluation import results_table
 from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import log_to, training_seconds
