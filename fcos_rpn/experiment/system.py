@@ -97,7 +97,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) ->
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
     parser.add_argument("--iterations", type=iterations, default=300, help="of each run (default: %(default)s)")
     parser.add_argument(
-        "--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01, 0.02], help="default: %(default)s"
+        "--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01, 0.02, 0.04], help="default: %(default)s"
     )
     parser.add_argument("--short-side", type=int, default=240, help="of the input, in pixels (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(output), help="default: %(default)s")
