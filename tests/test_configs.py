@@ -103,7 +103,7 @@ def test_optimizer(name):
     Trainer.build_optimizer(get_config(name), nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
 def test_images_without_boxes_train_and_the_schedule_fits_the_run(name):
     cfg = get_config(name)
     assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS

@@ -142,7 +142,11 @@ def test_test_time_augmentation_resizes_the_picture_itself(config):
     cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.FLIP = True, (64,), False
     evaluate(cfg, resume=True)
     assert detections("").shape != of_64.shape
-    torch.testing.assert_close(detections("TTA"), of_64)
+    # Detections of nearly the same score may stand the other way round.
+    distances = torch.cdist(detections("TTA"), of_64)
+    assert len(distances) == len(of_64)
+    assert distances.amin(dim=0).max() < 1e-3
+    assert distances.amin(dim=1).max() < 1e-3
 
 
 def test_models_without_test_time_augmentation_are_named():
