@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import CfgNode
 
 from fcos_rpn import UserError
 from fcos_rpn.engine import Trainer
@@ -17,31 +16,17 @@ def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
     return write_coco_folder(tmp_path / "coco")
 
 
-@pytest.fixture
-def config(tmp_path, coco_folder):
-    def config(meta_architecture: str = "FCOS", folder: tuple[str, str] = coco_folder, **solver) -> CfgNode:
-        """Trains and tests on a folder; `solver` are keys of SOLVER."""
-        cfg = tiny_config(meta_architecture)
-        cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that it detects untrained
-        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(folder)]
-        cfg.OUTPUT_DIR = str(tmp_path / "output")
-        for name, value in solver.items():
-            cfg.SOLVER[name] = value
-        use_datasets(cfg)
-        return cfg
-
-    return config
-
-
-def test_classes_and_names_come_from_the_json(config):
-    cfg = tiny_config()
-    assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
-    three = json.loads(Path(config().DATASETS.TRAIN_FOLDERS[0][1]).read_text())
+def test_classes_and_names_come_from_the_json(tmp_path, coco_folder):
+    images, json_file = coco_folder
+    three = json.loads(Path(json_file).read_text())
     three["categories"].append({"id": 9, "name": "green"})
-    folder, json_file = config().DATASETS.TRAIN_FOLDERS[0]
-    Path(json_file).with_name("three.json").write_text(json.dumps(three))
-    cfg = config("FCOS", (folder, str(Path(json_file).with_name("three.json"))))
-    assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+    (tmp_path / "three.json").write_text(json.dumps(three))
+    for file, num_classes in ((json_file, 2), (str(tmp_path / "three.json"), 3)):
+        cfg = tiny_config()
+        cfg.MODEL.FCOS.NUM_CLASSES = 80
+        cfg.DATASETS.TRAIN_FOLDERS = [[images, file]]
+        use_datasets(cfg)
+        assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == num_classes
 
 
 def test_folders_to_train_on_without_any_to_test_on_mean_no_evaluation(coco_folder):

@@ -57,7 +57,10 @@ GENERATORS = {
     "rpn_P2P6": System("anchor RPN on P2-P6", "evidence/faster_rcnn_rpn_P2P6.yaml"),
     "fcos": System("one-stage FCOS", "evidence/fcos.yaml"),
 }
-"""What remedies are added to; the last two are for comparison and take none."""
+"""What remedies are added to."""
+
+WITHOUT_REMEDIES = ("rpn_P2P6", "fcos")
+"""Generators that are there for comparison alone."""
 
 FUSED = ["MODEL.ROI_HEADS.NAME", "FusedScoreROIHeads"]
 REMEDIES: dict[str, tuple[str, Sequence[Any]]] = {
@@ -112,6 +115,8 @@ def main(args: argparse.Namespace) -> None:
     if args.table:
         print(table(read_results(args.table)))
         return
+    if args.screen and args.proposals:
+        raise UserError("--proposals is for --systems: the screened ones are not evaluated on the test images")
     experiment = build_experiment(args)
     log_to(args.output / "log.txt")
 
@@ -125,7 +130,7 @@ def main(args: argparse.Namespace) -> None:
         found = run(experiment, name, rate=rates[name], seed=seed, fold=fold)
         results["runs"].append({"system": name, "seed": seed, **found})
         write_results(file, results)
-    if args.proposals and not args.screen:
+    if args.proposals:
         results["limits"] = by_limit(experiment, names, rates, seeds, args.proposals)
         write_results(file, results)
         save_figure(plot_proposal_limits(limit_curves(results)), args.output / "limits")
@@ -161,8 +166,11 @@ def system_of(name: str) -> System:
     """
     named, _, limit = name.partition("@")
     generator, *remedies = named.split("+")
-    if generator not in GENERATORS or (remedies and generator in ("fcos", "rpn_P2P6")):
-        raise UserError(f"--systems {name}: generators are {', '.join(GENERATORS)}; the last two take no remedies")
+    if generator not in GENERATORS or (remedies and generator in WITHOUT_REMEDIES):
+        raise UserError(
+            f"--systems {name}: generators are {', '.join(GENERATORS)}; {' and '.join(WITHOUT_REMEDIES)} take no "
+            "remedies"
+        )
     if unknown := [remedy for remedy in remedies if remedy not in REMEDIES]:
         raise UserError(f"--systems {name}: no remedy {', '.join(unknown)}; there are {', '.join(REMEDIES)}")
     plain, trained = GENERATORS[generator], without_remedies_of_inference(named)

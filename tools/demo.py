@@ -34,9 +34,7 @@ from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_m
 from fcos_rpn.data import class_names
 from fcos_rpn.evaluation import write_results
 from fcos_rpn.predictor import Predictor, read_rgb
-from fcos_rpn.visualization import draw_centerness, draw_detections
-from fcos_rpn.visualization.pictures import PALETTE
-from fcos_rpn.visualization.sheet import Sheet, draw_boxes
+from fcos_rpn.visualization import draw_best_proposals, draw_centerness, draw_detections
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -261,16 +259,6 @@ def least_score_of_classes(default: float, given: Iterable[str], names: Sequence
             raise UserError(f"--class-thresh {pair}: the model has no class {name!r}; it has {', '.join(names)}")
         scores[[label for label, other in enumerate(names) if other == name]] = score
     return scores
-
-
-def draw_best_proposals(image: NDArray[Any], proposals: Instances) -> NDArray[Any]:
-    """The less objectness, the fainter; the best on top. `draw_proposals` compares with ground truth instead."""
-    sheet = Sheet(image, num_panels=1)
-    panel = sheet.add_panel("Proposals", f"best {len(proposals)}", is_muted=True)
-    boxes, objectness = proposals.proposal_boxes.tensor.flip(0), proposals.objectness_logits.flip(0).sigmoid()
-    alphas = 0.25 + 0.75 * objectness
-    draw_boxes(panel, boxes, [PALETTE[2]] * len(boxes), alphas=alphas.tolist())
-    return sheet.render()
 
 
 def save(picture: NDArray[Any], file: Path) -> None:

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .assigner import FCOSAssigner, FCOSTargets
+from .assigner import FCOSAssigner
 from .geometry import Locations, compute_locations
 from .head import FCOSHead, FCOSPredictions
 from .losses import FCOSLosses
@@ -131,7 +131,3 @@ class FCOSCore(nn.Module):
             device=levels[0].device,
         )
         return self.head(levels), locations
-
-    def losses(self, predictions: FCOSPredictions, targets: FCOSTargets) -> dict[str, Tensor]:
-        """Scalars `cls`, `loc` and, if it is predicted, `ctr`; see `FCOSLosses`. `assigner` makes the targets."""
-        return self.criterion(predictions, targets)

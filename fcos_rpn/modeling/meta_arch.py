@@ -99,7 +99,7 @@ class FCOS(nn.Module):
                 with torch.no_grad():
                     detections = self.postprocessor(predictions, locations, images.image_sizes)
                 log_picture(batched_inputs[0], detections[0], input_format=self.input_format)
-            losses = self.core.losses(predictions, targets)
+            losses = self.core.criterion(predictions, targets)
             return {f"loss_fcos_{name}": loss for name, loss in losses.items()}
 
         detections = self.postprocessor(predictions, locations, images.image_sizes)

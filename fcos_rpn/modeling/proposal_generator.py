@@ -96,7 +96,7 @@ class FCOSRPN(nn.Module):
             log_targets("rpn", self.core.in_features, targets, locations, agnostic)
             losses = {
                 f"loss_rpn_{name}": loss * self.loss_weight
-                for name, loss in self.core.losses(predictions, targets).items()
+                for name, loss in self.core.criterion(predictions, targets).items()
             }
 
         postprocessor = self.train_postprocessor if self.training else self.test_postprocessor

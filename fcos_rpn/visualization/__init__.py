@@ -7,12 +7,20 @@ sheet     the panels that pictures are drawn onto
 """
 
 from .dataset import draw_annotations, plot_boxes, tile
-from .pictures import draw_assignment, draw_centerness, draw_detections, draw_proposals, draw_target_centerness
+from .pictures import (
+    draw_assignment,
+    draw_best_proposals,
+    draw_centerness,
+    draw_detections,
+    draw_proposals,
+    draw_target_centerness,
+)
 from .plots import plot_precision_recall, plot_proposal_limits, plot_recall, plot_score_against_iou, save_figure
 
 __all__ = [
     "draw_annotations",
     "draw_assignment",
+    "draw_best_proposals",
     "draw_centerness",
     "draw_detections",
     "draw_proposals",

@@ -107,6 +107,21 @@ def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances
     return sheet.render()
 
 
+def draw_best_proposals(image: Picture, proposals: Instances) -> Picture:
+    """Proposals by themselves, where there is no ground truth: the best on top, the less objectness the fainter.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        proposals: K with `proposal_boxes` and `objectness_logits`, best first.
+    """
+    boxes = proposals.proposal_boxes.tensor.flip(0)
+    alphas = 0.25 + 0.75 * proposals.objectness_logits.flip(0).sigmoid()
+    sheet = Sheet(image, num_panels=1)
+    panel = sheet.add_panel("Proposals", f"best {len(proposals)}", is_muted=True)
+    draw_boxes(panel, boxes, [PALETTE[2]] * len(boxes), alphas=alphas.tolist())
+    return sheet.render()
+
+
 def draw_assignment(
     image: Picture,
     locations: Locations,

@@ -43,19 +43,6 @@ def test_location_offset():
     assert locations.points[0].tolist() == [4, 4]
 
 
-def test_losses_are_those_of_the_assigned_targets():
-    model = core()
-    predictions, locations = model(features())
-    gt = [
-        Instances((128, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 72, 72]])), gt_classes=torch.tensor([1])),
-        Instances((128, 128), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64)),
-    ]
-    found = model.losses(predictions, model.assigner(locations, gt))
-    expected = model.criterion(predictions, model.assigner(locations, gt))
-    assert found == expected
-    assert set(found) == {"cls", "loc", "ctr"}
-
-
 def test_built_by_hand_equals_built_from_config():
     """Everything below `from_config` takes plain values."""
     torch.manual_seed(0)
@@ -104,7 +91,7 @@ def test_without_a_centerness_branch_there_are_two_losses(centerness, names):
     model = core(CENTERNESS=centerness)
     predictions, locations = model(features())
     gt = Instances((128, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 72, 72]])), gt_classes=torch.tensor([1]))
-    losses = model.losses(predictions, model.assigner(locations, [gt, gt]))
+    losses = model.criterion(predictions, model.assigner(locations, [gt, gt]))
     assert set(losses) == names
     sum(losses.values()).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []

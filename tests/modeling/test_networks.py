@@ -73,8 +73,9 @@ def test_norm():
         (3, ["conv1", "layer1", "layer2"], ["layer3", "layer4"]),
     ],
 )
-def test_freeze_at(freeze_at, frozen, learning):
-    body = TorchvisionBackbone("resnet18", freeze_at=freeze_at).body
+@pytest.mark.parametrize(("backbone", "network"), [(TorchvisionBackbone, "resnet18"), (TimmBackbone, "test_resnet")])
+def test_freeze_at(backbone, network, freeze_at, frozen, learning):
+    body = backbone(network, freeze_at=freeze_at).body
     for name in frozen:
         assert not any(parameter.requires_grad for parameter in body.get_submodule(name).parameters())
     for name in learning:
@@ -166,23 +167,6 @@ def test_norm_of_timm():
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen)
     trained = list(TimmBackbone("test_efficientnet", norm="BN").modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in trained)
-
-
-@pytest.mark.parametrize(
-    ("freeze_at", "frozen", "learning"),
-    [
-        (0, [], ["conv1", "layer1", "layer2"]),
-        (1, ["conv1"], ["layer1", "layer2"]),
-        (2, ["conv1", "layer1"], ["layer2", "layer3"]),
-        (3, ["conv1", "layer1", "layer2"], ["layer3", "layer4"]),
-    ],
-)
-def test_freeze_at_of_timm(freeze_at, frozen, learning):
-    body = TimmBackbone("test_resnet", freeze_at=freeze_at).body
-    for name in frozen:
-        assert not any(parameter.requires_grad for parameter in body.get_submodule(name).parameters())
-    for name in learning:
-        assert all(p.requires_grad for p in body.get_submodule(name).parameters())
 
 
 def test_what_no_wanted_map_depends_on_does_not_train():

@@ -94,3 +94,8 @@ def test_trains_evaluates_and_times(tmp_path, detectron2_restored, capsys):
     assert (output / "limits.png").exists()
     compare_two_stage.main(arguments("--table", str(output / "results.json")))
     assert capsys.readouterr().out.strip() in printed
+
+
+def test_proposals_belong_to_named_systems():
+    with pytest.raises(UserError, match="--proposals is for --systems"):
+        compare_two_stage.main(arguments("--screen", "--proposals", "10"))

@@ -220,19 +220,6 @@ def test_numbers_out_of_range_end_with_the_usage(run, capsys, arguments):
     assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
-def test_the_best_proposals_are_on_top_and_the_others_fainter(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(demo, "draw_boxes", lambda panel, boxes, colors, **look: drawn.append((boxes, look["alphas"])))
-    best, other = [10.0, 10, 50, 40], [30.0, 20, 90, 60]
-    proposals = Instances(
-        (64, 96), proposal_boxes=Boxes(torch.tensor([best, other])), objectness_logits=torch.tensor([23.0, 0.0])
-    )
-    demo.draw_best_proposals(np.zeros((64, 96, 3), np.uint8), proposals)
-    ((boxes, alphas),) = drawn
-    assert boxes.tolist() == [other, best]
-    assert alphas == pytest.approx([0.25 + 0.75 * 0.5, 1.0])
-
-
 def test_an_interruption_keeps_what_was_found(run, model, photos, tmp_path, found_by_hand, monkeypatch):
     read = demo.read_rgb
 

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from fcos_rpn import FCOSAssigner, FCOSPredictions, compute_locations
-from fcos_rpn.visualization import sheet
+from fcos_rpn.visualization import pictures, sheet
 from fcos_rpn.visualization.pictures import (
     MATCHES,
     PALETTE,
@@ -374,3 +374,16 @@ def test_nothing_to_draw():
     assert side_colors(left, box, 2) == [[WHITE]] * 4
     assert len(find_panels(draw_assignment(image, *assigned()))) == 1
     assert len(find_panels(draw_target_centerness(image, *assigned()))) == 1
+
+
+def test_the_best_proposals_are_on_top_and_the_others_fainter(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "draw_boxes", lambda panel, boxes, colors, alphas: drawn.append((boxes, alphas)))
+    best, other = [10.0, 10, 50, 40], [30.0, 20, 90, 60]
+    proposals = Instances(
+        (64, 96), proposal_boxes=Boxes(torch.tensor([best, other])), objectness_logits=torch.tensor([23.0, 0.0])
+    )
+    pictures.draw_best_proposals(np.zeros((64, 96, 3), np.uint8), proposals)
+    ((boxes, alphas),) = drawn
+    assert boxes.tolist() == [other, best]
+    assert alphas == pytest.approx([0.25 + 0.75 * 0.5, 1.0])
