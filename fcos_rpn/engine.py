@@ -188,7 +188,8 @@ class Trainer(DefaultTrainer):
 def in_fast_layout(model: nn.Module, device: str) -> nn.Module:
     """Channels-last where it makes training faster; shapes and names stay, and maps follow weights into it.
 
-    That is on CPUs with AVX-512. With AVX2 the backward passes of convolutions and GN become a third slower in it.
+    That is on CPUs with AVX-512. With AVX2 the backward passes of convolutions and GN are slower in it, and so is the
+    whole step.
     """
     is_faster = device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return model.to(memory_format=torch.channels_last) if is_faster else model
