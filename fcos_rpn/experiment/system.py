@@ -59,6 +59,8 @@ class Experiment:
     """Task and figure of the evaluation by which learning rates are chosen."""
     followed: tuple[str, ...]
     """Figures of that task that are kept for every evaluation during the training."""
+    evaluations: int
+    """In each training at the whole budget, at equal distances; the last one at its end."""
     summarize: Callable[[dict[str, Any]], dict[str, Any]]
     """From the last evaluation's results by task to what is kept of a run."""
 
@@ -79,7 +81,7 @@ class Experiment:
         if fold is None:
             cfg.DATASETS.TRAIN_FOLDERS, cfg.DATASETS.TEST_FOLDERS = [list(self.train)], [list(self.test)]
             cfg.SOLVER.MAX_ITER = self.iterations
-            cfg.TEST.EVAL_PERIOD = max(1, self.iterations // 6)
+            cfg.TEST.EVAL_PERIOD = max(1, self.iterations // self.evaluations)
             cfg.OUTPUT_DIR = str(self.output / name / f"seed{seed}")
         else:
             cfg.DATASETS.TRAIN_FOLDERS, cfg.DATASETS.TEST_FOLDERS = ([[self.train[0], str(file)]] for file in fold)
@@ -99,6 +101,9 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) ->
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01, 0.02, 0.04], help="default: %(default)s"
     )
+    parser.add_argument(
+        "--evaluations", type=evaluations, default=6, help="of each run, the last at its end (default: %(default)s)"
+    )
     parser.add_argument("--short-side", type=int, default=240, help="of the input, in pixels (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(output), help="default: %(default)s")
     parser.add_argument("--table", type=Path, metavar="JSON", help="print the table of an earlier run's results.json")
@@ -114,6 +119,13 @@ def iterations(text: str) -> int:
     return int(text)
 
 
+def evaluations(text: str) -> int:
+    """An argument's type."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few: the figures come from the last one, so give 1 or more")
+    return int(text)
+
+
 def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
     """
     Args:
@@ -126,5 +138,6 @@ def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
     for option in ("train", "test", "weights"):
         if getattr(args, option) is None:
             raise UserError(f"--{option} is missing")
-    given = {name: getattr(args, name) for name in ("train", "test", "weights", "iterations", "short_side", "rates")}
+    names = ("train", "test", "weights", "iterations", "short_side", "rates", "evaluations")
+    given = {name: getattr(args, name) for name in names}
     return Experiment(output=args.output, **given, **in_common)

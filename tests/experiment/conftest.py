@@ -32,6 +32,7 @@ def make_experiment(tmp_path):
             "trainer": TrainerWithProgress,
             "criterion": ("box_proposals", "AR@100"),
             "followed": ("AR@100",),
+            "evaluations": 6,
             "summarize": lambda found: found["box_proposals"],
         }
         return Experiment(**{**defaults, **fields})

@@ -24,6 +24,9 @@ def test_budget_and_folder_of_a_run(make_experiment, tmp_path):
     experiment = make_experiment(iterations=240)
     whole = experiment.build_config("fcos_rpn", rate=0.02, seed=3)
     assert (whole.SOLVER.MAX_ITER, whole.TEST.EVAL_PERIOD, whole.SOLVER.BASE_LR, whole.SEED) == (240, 40, 0.02, 3)
+    assert (
+        make_experiment(iterations=240, evaluations=2).build_config("rpn_gn", rate=0.02, seed=3).TEST.EVAL_PERIOD == 120
+    )
     assert f"{tmp_path}/output/fcos_rpn/seed3" == whole.OUTPUT_DIR
     assert whole.SOLVER.WARMUP_ITERS == 50
     on_fold = experiment.build_config("fcos_rpn", rate=0.02, seed=0, fold=[tmp_path / "a.json", tmp_path / "b.json"])
@@ -46,6 +49,12 @@ def test_overrides_make_another_system():
     assert (cfg.MODEL.FCOS.NUM_CONVS, cfg.MODEL.RPN.IN_FEATURES) == (2, ["p2", "p3"])
     with pytest.raises(UserError, match="there is no config key MODEL"):
         System("typo", "evidence/fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONV", 2]).read_config()
+
+
+def test_too_few_evaluations_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse("--evaluations", "0")
+    assert "give 1 or more" in capsys.readouterr().err
 
 
 def parse(*given):
