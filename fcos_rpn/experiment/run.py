@@ -22,7 +22,8 @@ from .system import Experiment
 
 
 def best_rate(experiment: Experiment, name: str) -> float:
-    """The learning rate with the highest criterion on a fold of the training images, at a part of the budget.
+    """The learning rate with the highest criterion on a fold of the training images, at a part of the budget; where
+    there is but one, it is taken without a trial.
 
     Raises:
         UserError: if the training diverges at all of them, or there are too few images.
@@ -30,6 +31,8 @@ def best_rate(experiment: Experiment, name: str) -> float:
     system = experiment.systems[name]
     if system.weights_of:
         return best_rate(experiment, system.weights_of)
+    if len(experiment.rates) == 1:
+        return experiment.rates[0]
     fold = split(Path(experiment.train[1]), experiment.output / "fold")
     found = {rate: run(experiment, name, rate=rate, seed=0, fold=fold) for rate in experiment.rates}
     figures = {rate: figures[experiment.criterion[1]] for rate, figures in found.items() if "diverged" not in figures}

@@ -71,17 +71,16 @@ class FCOSAssigner:
         num_images, num_locations = len(gt_instances), len(locations.points)
         boxes = Boxes.cat([instances.gt_boxes for instances in gt_instances]).tensor.to(locations.points)  # (M, 4)
         classes = torch.cat([instances.gt_classes for instances in gt_instances])  # (M,)
-        num_per_image = torch.tensor([len(instances) for instances in gt_instances], device=boxes.device)
-        image_idxs = torch.repeat_interleave(num_per_image, output_size=len(boxes))  # (M,)
+        rows = torch.cat([torch.arange(len(instances), device=boxes.device) for instances in gt_instances])  # (M,)
+        image_idxs = torch.cat([rows.new_full((len(of_image),), n) for n, of_image in enumerate(gt_instances)])  # (M,)
 
         # All images at once: location r of image n is sample n·R + r.
         location_idxs, box_idxs = self.candidates(locations, boxes)
         sample_idxs = image_idxs[box_idxs] * num_locations + location_idxs
         positives, matched = smallest_candidates(sample_idxs, box_idxs, boxes, num_images * num_locations)
 
-        first_of_image = num_per_image.cumsum(0) - num_per_image
-        matched_idxs = image_idxs.new_full((num_images * num_locations,), -1)
-        matched_idxs[positives] = matched - first_of_image[image_idxs[matched]]
+        matched_idxs = rows.new_full((num_images * num_locations,), -1)
+        matched_idxs[positives] = rows[matched]
         labels = torch.full_like(matched_idxs, self.num_classes)
         labels[positives] = classes[matched]
         where = positives % num_locations
@@ -104,31 +103,39 @@ class FCOSAssigner:
         """
         if len(locations.grid_sizes) != len(self.ranges):
             raise ValueError(f"{len(self.ranges)} ranges of sizes for {len(locations.grid_sizes)} levels")
-        pairs = [
-            pair for level in range(len(self.ranges)) for pair in self._candidates_of_level(locations, level, boxes)
-        ]
+        pairs = list(self._candidates_by_chunk(locations, boxes))
         nothing = torch.empty(0, dtype=torch.int64, device=boxes.device)
         location_idxs, box_idxs = zip((nothing, nothing), *pairs, strict=True)
         return torch.cat(location_idxs), torch.cat(box_idxs)
 
-    def _candidates_of_level(self, locations: Locations, level: int, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _candidates_by_chunk(self, locations: Locations, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        window = (2 * (math.floor(self.radius) + 1)) ** 2
+        num_cells = window * len(self.ranges) if self.radius > 0 else len(locations.points)
+        chunk_size = max(1, MAX_CELLS_AT_ONCE // num_cells)
+        for start in range(0, len(boxes), chunk_size):
+            chunk = boxes[start : start + chunk_size]
+            levels = [self._look_at_level(locations, level, chunk) for level in range(len(self.ranges))]
+            cells, are_candidates = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
+            # A GPU is waited for here, to know how many there are: once, not once for each level.
+            box, cell = are_candidates.nonzero(as_tuple=True)
+            yield cells.expand(len(chunk), -1)[box, cell], start + box
+
+    def _look_at_level(self, locations: Locations, level: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """(m, 4) boxes -> the g cells of the level that each is compared with, (m, g), or (1, g) if they are the same
+        for all: index of the location in [0, R); and (m, g): whether it is a candidate."""
         height, width = locations.grid_sizes[level]
         first = sum(locations.num_per_level[:level])
         points = locations.points[first : first + height * width].view(height, width, 2)
         stride = locations.strides[first]
         lower, upper = self.ranges[level]
 
-        window = (2 * (math.floor(self.radius) + 1)) ** 2 if self.radius > 0 else height * width
-        chunk_size = max(1, MAX_CELLS_AT_ONCE // window)
-        for start in range(0, len(boxes), chunk_size):
-            chunk = boxes[start : start + chunk_size]
-            columns, is_inside_x, distance_x = self._along_axis(points[0, :, 0], stride, chunk[:, 0], chunk[:, 2])
-            rows, is_inside_y, distance_y = self._along_axis(points[:, 0, 1], stride, chunk[:, 1], chunk[:, 3])
-            is_inside = is_inside_y[:, :, None] & is_inside_x[:, None, :]  # (m, h, w)
-            distance = torch.maximum(distance_y[:, :, None], distance_x[:, None, :])
-            is_in_range = (distance >= lower) & (distance <= upper)
-            box, row, column = (is_inside & is_in_range).nonzero(as_tuple=True)
-            yield first + rows[box, row] * width + columns[box, column], start + box
+        columns, is_inside_x, distance_x = self._along_axis(points[0, :, 0], stride, boxes[:, 0], boxes[:, 2])
+        rows, is_inside_y, distance_y = self._along_axis(points[:, 0, 1], stride, boxes[:, 1], boxes[:, 3])
+        is_inside = is_inside_y[:, :, None] & is_inside_x[:, None, :]  # (m, h, w)
+        distance = torch.maximum(distance_y[:, :, None], distance_x[:, None, :])
+        is_in_range = (distance >= lower) & (distance <= upper)
+        location_idxs = first + rows[:, :, None] * width + columns[:, None, :]
+        return location_idxs.flatten(1), (is_inside & is_in_range).flatten(1)
 
     def _along_axis(self, points: Tensor, stride: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One axis of a level's grid against m boxes.
@@ -139,8 +146,8 @@ class FCOSAssigner:
             low, high: (m,) the boxes' sides.
 
         Returns:
-            (m, g) indices of the lines looked at, whether each lies inside the box and the sampling box, and its
-            distance to the farther side.
+            Indices of the g lines looked at, (m, g), or (1, g) if they are the same for all boxes; (m, g) whether each
+            lies inside the box and the sampling box; (m, g) its distance to the farther side.
         """
         if self.radius > 0:
             # A line within r strides of the center is one of the ⌊r⌋ + 1 next below it or the ⌊r⌋ + 1 next above.
@@ -153,7 +160,7 @@ class FCOSAssigner:
             sampling_low = torch.maximum(low, center - self.radius * stride)
             sampling_high = torch.minimum(high, center + self.radius * stride)
         else:
-            lines = torch.arange(len(points), device=points.device).expand(len(low), -1)
+            lines = torch.arange(len(points), device=points.device)[None]
             is_on_grid = torch.ones_like(lines, dtype=torch.bool)
             sampling_low, sampling_high = low, high
         at = points[lines]

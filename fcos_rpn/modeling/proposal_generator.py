@@ -124,6 +124,6 @@ def to_proposals(instances: Instances) -> Instances:
 
 
 def _require_finite(predictions: FCOSPredictions) -> None:
-    predicted = [prediction for prediction in predictions if prediction is not None]
-    if not all(torch.isfinite(prediction.detach()).all() for prediction in predicted):
+    are_finite = [prediction.detach().isfinite().all() for prediction in predictions if prediction is not None]
+    if not torch.stack(are_finite).all():  # one answer for all, since a GPU is waited for here
         raise FloatingPointError("FCOSRPN predicted infinite or NaN values. Training has diverged.")

@@ -22,18 +22,23 @@ def test_the_rate_with_the_best_figure_on_the_fold_is_taken(make_experiment, mon
     assert best_rate(experiment, "b") == 0.01  # that of the system whose weights it has
 
 
+def test_a_single_rate_is_taken_without_a_trial(make_experiment, monkeypatch):
+    monkeypatch.setattr(run_module, "run", lambda *args, **kwargs: pytest.fail("tried"))
+    assert best_rate(make_experiment(rates=[0.003]), "fcos_rpn") == 0.003
+
+
 def test_a_rate_that_diverges_has_no_figure_and_is_not_trained_again(
     make_experiment, detectron2_restored, monkeypatch, capsys
 ):
     # 8 iterations leave 2 for the choice; the weights that the first one leaves make the second one diverge.
-    both, one = make_experiment(rates=[1e30, 0.001]), make_experiment(rates=[1e30])
-    assert best_rate(both, "fcos_rpn") == 0.001
+    some, all_of_them = make_experiment(rates=[1e30, 0.001]), make_experiment(rates=[1e30, 1e30])
+    assert best_rate(some, "fcos_rpn") == 0.001
     assert "FCOSRPN, rate 1e+30: training diverged" in capsys.readouterr().out
 
     monkeypatch.setattr(TrainerWithProgress, "train", lambda trainer: pytest.fail("trained again"))
-    assert best_rate(both, "fcos_rpn") == 0.001
+    assert best_rate(some, "fcos_rpn") == 0.001
     with pytest.raises(UserError, match="FCOSRPN: training diverges at every learning rate of --rates"):
-        best_rate(one, "fcos_rpn")
+        best_rate(all_of_them, "fcos_rpn")
 
 
 def test_a_run_that_diverges_at_the_whole_budget_ends_the_comparison(make_experiment, monkeypatch):
