@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+MAX_EXPONENT = 80.0
+"""exp(80) is a float32, exp(89) is not."""
+
 CPU_CHUNK = 1 << 16
 """Entries that are worked on together: the intermediate results of so many stay in a core's cache."""
 
@@ -78,8 +81,11 @@ def _loss_and_gradient(logits: Tensor, gamma: float, needs_gradient: bool) -> tu
     Returns:
         () and, if needed, (B,); else the second is empty.
     """
-    p = logits.sigmoid()
-    cross_entropy = F.softplus(logits)
+    # Both from one exponential: F.softplus alone takes longer than all that follows. Up to MAX_EXPONENT nothing overflows,
+    # and above it the softplus is the logit.
+    odds = logits.clamp(max=MAX_EXPONENT).exp_()  # p / (1 - p)
+    p = odds / (1 + odds)
+    cross_entropy = torch.maximum(odds.log1p_(), logits)
     factor = p * p if gamma == 2 else p**gamma
     loss = (factor * cross_entropy).sum()  # pairwise, which a dot product is not: its error grows with the length
     if not needs_gradient:
