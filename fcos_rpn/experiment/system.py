@@ -50,6 +50,8 @@ class Experiment:
     weights: str
     """Of the backbone, from ImageNet."""
     iterations: int
+    batch: int
+    """Images of an iteration."""
     short_side: int
     """Of the input, in pixels; the long side is at most 4/3 of it."""
     rates: Sequence[float]
@@ -77,7 +79,7 @@ class Experiment:
         scaled = [8.0 * 2 ** int(level[1:]) * self.short_side / 800 for level in levels]
         cfg.MODEL.FCOS.SIZES_OF_INTEREST = scaled[:-1]
         cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size] for size in scaled]
-        cfg.SOLVER.BASE_LR = rate
+        cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH = rate, self.batch
         if fold is None:
             cfg.DATASETS.TRAIN_FOLDERS, cfg.DATASETS.TEST_FOLDERS = [list(self.train)], [list(self.test)]
             cfg.SOLVER.MAX_ITER = self.iterations
@@ -98,6 +100,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) ->
     parser.add_argument("--weights", metavar="FILE", help="the backbone's, from ImageNet; quick start writes one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
     parser.add_argument("--iterations", type=iterations, default=300, help="of each run (default: %(default)s)")
+    parser.add_argument("--batch", type=batch, default=8, help="images of an iteration (default: %(default)s)")
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01, 0.02, 0.04], help="default: %(default)s"
     )
@@ -116,6 +119,13 @@ def iterations(text: str) -> int:
             f"{text} is too few: the learning rate is chosen at 1/{PART_OF_BUDGET} of them, so give {PART_OF_BUDGET} "
             "or more"
         )
+    return int(text)
+
+
+def batch(text: str) -> int:
+    """An argument's type."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few: an iteration needs 1 image or more")
     return int(text)
 
 
@@ -138,6 +148,6 @@ def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
     for option in ("train", "test", "weights"):
         if getattr(args, option) is None:
             raise UserError(f"--{option} is missing")
-    names = ("train", "test", "weights", "iterations", "short_side", "rates", "evaluations")
+    names = ("train", "test", "weights", "iterations", "batch", "short_side", "rates", "evaluations")
     given = {name: getattr(args, name) for name in names}
     return Experiment(output=args.output, **given, **in_common)

@@ -26,6 +26,7 @@ def make_experiment(tmp_path):
             "test": [images, annotations],
             "weights": str(weights),
             "iterations": 8,
+            "batch": 8,
             "short_side": 64,
             "rates": [0.001],
             "output": tmp_path / "output",

@@ -56,6 +56,7 @@ def test_a_run_that_diverges_at_the_whole_budget_ends_the_comparison(make_experi
     ("field", "value", "expected"),
     [
         ("iterations", 200, "--iterations 8, now 200"),
+        ("batch", 2, "--batch 8, now 2"),
         ("short_side", 400, "--short-side 64, now 400"),
         ("train", ["images", "other.json"], r"--train \[.*\], now \['/.*/images', '/.*/other\.json'\]"),
         ("test", ["images", "other.json"], r"--test \[.*\], now \['/.*/images', '/.*/other\.json'\]"),

@@ -28,7 +28,7 @@ def test_budget_and_folder_of_a_run(make_experiment, tmp_path):
         make_experiment(iterations=240, evaluations=2).build_config("rpn_gn", rate=0.02, seed=3).TEST.EVAL_PERIOD == 120
     )
     assert f"{tmp_path}/output/fcos_rpn/seed3" == whole.OUTPUT_DIR
-    assert whole.SOLVER.WARMUP_ITERS == 50
+    assert (whole.SOLVER.WARMUP_ITERS, whole.SOLVER.IMS_PER_BATCH) == (50, 8)
     on_fold = experiment.build_config("fcos_rpn", rate=0.02, seed=0, fold=[tmp_path / "a.json", tmp_path / "b.json"])
     # A quarter of everything: 240 / 4 and 50 // 4.
     assert (on_fold.SOLVER.MAX_ITER, on_fold.SOLVER.WARMUP_ITERS) == (60, 12)
@@ -51,10 +51,13 @@ def test_overrides_make_another_system():
         System("typo", "evidence/fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONV", 2]).read_config()
 
 
-def test_too_few_evaluations_are_refused(capsys):
+@pytest.mark.parametrize(
+    ("option", "expected"), [("--evaluations", "give 1 or more"), ("--batch", "an iteration needs 1 image or more")]
+)
+def test_too_few_are_refused(option, expected, capsys):
     with pytest.raises(SystemExit):
-        parse("--evaluations", "0")
-    assert "give 1 or more" in capsys.readouterr().err
+        parse(option, "0")
+    assert expected in capsys.readouterr().err
 
 
 def parse(*given):
