@@ -103,7 +103,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--screen",
         action="store_true",
-        help="each remedy but warm with each generator on a fold of the training images, at a quarter of the iterations",
+        help="remedies, but warm, one by one with each generator on a fold of the training images, at a quarter of the "
+        "iterations",
     )
     what.add_argument("--systems", nargs="+", default=["rpn", "fcos_rpn", "fcos"], help="default: %(default)s")
     parser.add_argument(

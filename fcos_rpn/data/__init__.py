@@ -8,7 +8,7 @@ picture_files   a picture as training reads it, or why it cannot
 mapper          data set entries -> model inputs, with errors that name the picture
 loader          endless batches for training that a resumed run goes on with; seeding: from which seeds
 check           all that is wrong or odd in a json; check_pictures: in its files; both as findings
-digits          generates the quick start's data set from the pictures of digits_scene
+digits          generates the quick start's data set: pictures of digits_scene, masks and keypoints of digits_outlines
 """
 
 from .annotations import CheckedAnnotations, load_annotations

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ..errors import UserError
+from .digits_outlines import KEYPOINTS, keypoints_of, polygon_of
 from .digits_scene import HEIGHT, SPLITS, WIDTH, Split, make_scene
 
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GENERATOR = "fcos_rpn.data.digits"
-VERSION = 1
-"""Raise it with every change of the pictures: data sets of another version are generated anew."""
+VERSION = 2
+"""Raise it with every change of pictures or annotations: data sets of another version are generated anew."""
 
 
 class DigitsFolder(NamedTuple):
@@ -76,6 +77,9 @@ def _write_split(folder: Path, split: Split, num_images: int, seed: int, progres
                     "bbox": digit.box,
                     "area": digit.box[2] * digit.box[3],
                     "iscrowd": 0,
+                    "segmentation": polygon_of(digit),
+                    "keypoints": keypoints_of(digit),
+                    "num_keypoints": len(KEYPOINTS),
                 }
             )
         progress.update()
@@ -84,7 +88,10 @@ def _write_split(folder: Path, split: Split, num_images: int, seed: int, progres
         "info": _info(split, num_images, seed),
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": category_id, "name": name} for category_id, name in enumerate(CATEGORIES, start=1)],
+        "categories": [
+            {"id": category_id, "name": name, "keypoints": KEYPOINTS}
+            for category_id, name in enumerate(CATEGORIES, start=1)
+        ],
     }
     unfinished = json_path.with_suffix(".json.tmp")
     unfinished.write_text(json.dumps(content), encoding="utf-8")

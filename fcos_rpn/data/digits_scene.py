@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 
-from ..errors import UserError
+from ..errors import UserError, install_hint
 
 WIDTH, HEIGHT = 320, 256
 NUM_DIGITS = (3, 12)
@@ -94,7 +94,7 @@ def load_material(split: Split) -> Material:
         from sklearn.datasets import load_digits, load_sample_image
     except ImportError as error:
         raise UserError(
-            f"the digits data set needs scikit-learn and scikit-image ({error}): pip install 'fcos_rpn[quickstart]'"
+            f"the digits data set needs scikit-learn and scikit-image ({error}): {install_hint('quickstart')}"
         ) from error
     samples, digits = load_digits().images, load_digits().target
     border = len(samples) * 4 // 5
@@ -158,7 +158,8 @@ def _wave_sheet(rng: np.random.Generator) -> Image.Image:
     return sheet
 
 
-def _is_ink(coverage: Image.Image) -> NDArray[np.bool_]:
+def is_ink(coverage: Image.Image) -> NDArray[np.bool_]:
+    """(h, w) pixels that are covered at least half."""
     return np.asarray(coverage) >= 128
 
 
@@ -172,14 +173,14 @@ def _coverage(sheet: Image.Image, sides: tuple[int, int], rng: np.random.Generat
     affine = (*matrix[0], shift[0], *matrix[1], shift[1])
     sheet = sheet.transform(sheet.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
     ink = sheet.point([min(255, max(0, 128 + 6 * (level - 128))) for level in range(256)])
-    ink = ink.crop(Image.fromarray(_is_ink(ink)).getbbox())
+    ink = ink.crop(Image.fromarray(is_ink(ink)).getbbox())
 
     longer = side = int(math.exp(rng.uniform(*np.log(sides))))
     while True:
         scale = longer / max(ink.size)
         size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
         coverage = ink.resize(size, Image.Resampling.BOX)
-        coverage = coverage.crop(Image.fromarray(_is_ink(coverage)).getbbox())
+        coverage = coverage.crop(Image.fromarray(is_ink(coverage)).getbbox())
         if max(coverage.size) >= side:
             return coverage
         longer += 1  # rows and columns that ink covers less than half were cropped away
@@ -203,7 +204,7 @@ def _candidate_corners(
 def _lay_out(inks: list[Ink], rng: np.random.Generator) -> list[Box] | None:
     """Choose a box for each ink, in the order of pasting; None if one found no place."""
     owner = np.zeros((HEIGHT, WIDTH), dtype=np.int64)  # of each pixel: 0 the background, i + 1 ink i
-    masks = [_is_ink(ink.coverage) for ink in inks]
+    masks = [is_ink(ink.coverage) for ink in inks]
     num_visible = num_ink = np.array([mask.sum() for mask in masks])
     boxes: list[Box] = []
     digit_boxes: list[Box] = []

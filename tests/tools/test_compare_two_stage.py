@@ -1,7 +1,5 @@
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +7,9 @@ import torchvision
 
 from fcos_rpn import UserError
 from tests.tiny import write_coco_folder
+from tests.tools.loading import load_tool
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import compare_two_stage
-from compare_two_stage import plateau, screened_systems, system_of, table
+compare_two_stage = load_tool("compare_two_stage")
 
 
 def arguments(*given):
@@ -21,7 +17,7 @@ def arguments(*given):
 
 
 def test_remedies_add_up():
-    system = system_of("fcos_rpn+p2+iou6")
+    system = compare_two_stage.system_of("fcos_rpn+p2+iou6")
     assert system.title == "FCOSRPN, RoI heads pool from P2-P5, RoI IoU threshold .6"
     cfg = system.read_config()
     assert cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p2", "p3", "p4", "p5"]
@@ -31,35 +27,37 @@ def test_remedies_add_up():
 
 
 def test_remedies_of_inference_take_the_weights_without_them():
-    assert system_of("rpn+fused").weights_of == "rpn"
-    assert system_of("rpn+p2+fused2+iou6").weights_of == "rpn+p2+iou6"
-    assert system_of("rpn+p2@30").weights_of == "rpn+p2"
-    assert system_of("rpn+fused@30").weights_of == "rpn"
-    assert system_of("rpn+fused@30").read_config().MODEL.RPN.POST_NMS_TOPK_TEST == 30
-    assert system_of("fcos_rpn+warm").starts_from == "fcos"
+    assert compare_two_stage.system_of("rpn+fused").weights_of == "rpn"
+    assert compare_two_stage.system_of("rpn+p2+fused2+iou6").weights_of == "rpn+p2+iou6"
+    assert compare_two_stage.system_of("rpn+p2@30").weights_of == "rpn+p2"
+    assert compare_two_stage.system_of("rpn+fused@30").weights_of == "rpn"
+    assert compare_two_stage.system_of("rpn+fused@30").read_config().MODEL.RPN.POST_NMS_TOPK_TEST == 30
+    assert compare_two_stage.system_of("fcos_rpn+warm").starts_from == "fcos"
 
 
 def test_every_screened_system_has_a_config_of_its_own():
-    configs = {name: system_of(name).read_config().dump() for name in screened_systems() if "warm" not in name}
-    assert len(configs) == 14  # two generators: plain, and six remedies but for "warm", which has the plain config
+    configs = {
+        name: compare_two_stage.system_of(name).read_config().dump() for name in compare_two_stage.screened_systems()
+    }
+    assert len(configs) == 14  # two generators: plain, and six remedies
     assert len(set(configs.values())) == 14
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos+p2", "rpn_P2P6+fused"])
 def test_unknown_generators_are_named(name):
     with pytest.raises(UserError, match=re.escape(f"--systems {name}: generators are rpn, fcos_rpn")):
-        system_of(name)
+        compare_two_stage.system_of(name)
 
 
 def test_unknown_remedies_are_named():
     with pytest.raises(UserError, match=r"--systems rpn\+p3\+p2: no remedy p3; there are p2, iou6"):
-        system_of("rpn+p3+p2")
+        compare_two_stage.system_of("rpn+p3+p2")
 
 
 def test_the_plateau_begins_where_nothing_much_is_gained():
     curve = {10: (20.0, 0.1), 30: (29.9, 0.2), 100: (30.2, 0.3), 1000: (30.0, 0.5)}
-    assert plateau("x", curve) == ["x", "30", "29.9", "200", "30.0", "500"]
-    assert plateau("x", curve, tolerance=0.05)[1] == "100"
+    assert compare_two_stage.plateau("x", curve) == ["x", "30", "29.9", "200", "30.0", "500"]
+    assert compare_two_stage.plateau("x", curve, tolerance=0.05)[1] == "100"
 
 
 def test_table():
@@ -71,7 +69,7 @@ def test_table():
         for limit, seed, ap in ((10, 1, 30.0), (100, 1, 40.0), (10, 2, 50.0), (100, 2, 40.0))
     ]
     results = {"rates": {"rpn": 0.01}, "runs": [run("rpn", 1, 40.0), run("rpn", 2, 44.0)], "limits": limits}
-    rows = [re.split(r"\s*\|\s*", row.strip("| ")) for row in table(results).splitlines() if row]
+    rows = [re.split(r"\s*\|\s*", row.strip("| ")) for row in compare_two_stage.table(results).splitlines() if row]
     assert rows[2] == ["anchor RPN", "0.01", "2", "42.0 ± 2.8", "50.0 ± 0.0", "1.0 ± 0.0", "2.0 ± 0.0", "3.0 ± 0.0"]
     # AP at 10 proposals is the mean of 30 and 50, as high as at 100.
     assert rows[5] == ["anchor RPN", "10", "40.0", "250", "40.0", "250"]
