@@ -28,7 +28,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     build_coco_mini(args.images, args.annotations, args.output)
-    print(f"{args.output}: images, instances_train.json, instances_val.json")
+    print(f"{args.output}: images, instances_{{train,val}}.json, persons_{{train,val}}.json")
 
 
 if __name__ == "__main__":

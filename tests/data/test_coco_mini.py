@@ -17,9 +17,10 @@ COCO: dict[str, list[dict[str, Any]]] = {
     ],
     "annotations": [
         {"id": 1, "image_id": 8, "category_id": 3, "bbox": [10, 20, 30, 40], "area": 900, "iscrowd": 1},
+        {"id": 3, "image_id": 8, "category_id": 1, "bbox": [10, 20, 30, 40], "area": 1200},
         {"id": 2, "image_id": 7, "category_id": 3, "bbox": [64, 48, 32, 16], "area": 9, "segmentation": [[0, 0, 1, 1]]},
     ],
-    "categories": [{"id": 3, "name": "dog"}],
+    "categories": [{"id": 3, "name": "dog"}, {"id": 1, "name": "person"}],
 }
 
 
@@ -38,7 +39,7 @@ def test_lists_are_two_splits_without_a_common_image():
 def test_select_keeps_the_order_asked_for():
     found = select(COCO, [8, 7], Path("x.json"))
     assert [image["id"] for image in found["images"]] == [8, 7]
-    assert [annotation["id"] for annotation in found["annotations"]] == [1, 2]
+    assert [annotation["id"] for annotation in found["annotations"]] == [1, 3, 2]
     assert [annotation["id"] for annotation in select(COCO, [7], Path("x.json"))["annotations"]] == [2]
 
 
@@ -53,6 +54,7 @@ def test_shrink():
     assert [(image["width"], image["height"]) for image in found["images"]] == [(320, 240), (160, 320)]
     assert found["annotations"] == [
         {"id": 1, "image_id": 8, "category_id": 3, "iscrowd": 1, "bbox": [16, 32, 48, 64], "area": 3072},
+        {"id": 3, "image_id": 8, "category_id": 1, "iscrowd": 0, "bbox": [16, 32, 48, 64], "area": 3072},
         {"id": 2, "image_id": 7, "category_id": 3, "iscrowd": 0, "bbox": [32, 24, 16, 8], "area": 128},
     ]
 
@@ -65,7 +67,11 @@ def test_build(tmp_path, monkeypatch):
         assert all(abs(a - b) < 5 for a, b in zip(image.getpixel((5, 5)), (200, 10, 10), strict=True))
     content = json.loads((tmp_path / "mini" / "instances_train.json").read_text())
     assert [image["id"] for image in content["images"]] == [8]
-    assert [annotation["id"] for annotation in content["annotations"]] == [1]
+    assert [annotation["id"] for annotation in content["annotations"]] == [1, 3]
+    persons = json.loads((tmp_path / "mini" / "persons_train.json").read_text())
+    assert persons["images"] == content["images"]
+    assert [annotation["id"] for annotation in persons["annotations"]] == [3]
+    assert persons["categories"] == [{"id": 1, "name": "person"}]
     assert not list((tmp_path / "mini").rglob("*.tmp"))
 
 
