@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Write a trained FCOS, or a ProposalNetwork with FCOSRPN, as one file that runs without this package: image in, boxes
-out, suppression included, for images of any size.
+out, suppression included, for images of any size. Of R-CNNs a plain Faster R-CNN with FCOSRPN can be, best effort.
 
 Examples:
     tools/export_model.py --config-file output/mine/config.yaml --weights output/mine/model_final.pth --format onnx
@@ -31,7 +31,7 @@ from fcos_rpn import UserError
 from fcos_rpn.benchmark.measuring import Comparison, Setup, measure
 from fcos_rpn.checkpoint import FCOSCheckpointer, read_class_names
 from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
-from fcos_rpn.export import FORMATS, box_network_of, export_graph, require_packages, write_whole
+from fcos_rpn.export import FORMATS, TwoStageNetwork, export_graph, network_of, require_packages, write_whole
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,12 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = args.output or Path("output/export") / f"{Path(args.config_file).stem}{form.suffix}"
     model = build_model(cfg).eval()
     FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
-    network = box_network_of(model)
+    network = network_of(model)
 
     make_folder(output.parent)
     with write_whole(output) as file:
         program = export_graph(network, size=tuple(args.size))
         form.write(program, network.output_names, notes_of(cfg), file)
+    if isinstance(network, TwoStageNetwork):
+        print(
+            "best effort: Detectron2's RoI heads, followed in another way; compare with the model before you rely on it"
+        )
     print(f"{output}: image ({len(network.pixel_mean)}, height, width) -> {', '.join(network.output_names)}")
     if args.benchmark:
         print(latency_table(model, program, output if args.format == "onnx" else None, tuple(args.size)))

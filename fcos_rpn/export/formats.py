@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch.export import ExportedProgram
 
-from ..errors import UserError
+from ..errors import UserError, install_hint
 
 OPSET = 20
 """Of ONNX's operators; the first that has all that are needed, a deformable convolution among them, is 19."""
@@ -63,9 +63,7 @@ def require_packages(names: Sequence[str], *, wanted_for: str) -> None:
     """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"{wanted_for} needs {' and '.join(missing)}, which is not installed: pip install 'fcos_rpn[export]'"
-        )
+        raise UserError(f"{wanted_for} needs {' and '.join(missing)}, which is not installed: {install_hint('export')}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`FCOS`, or a `ProposalNetwork` with FCOSRPN, as a function of tensors, and its graph for images of any size.
+"""`FCOS`, or a `ProposalNetwork` with FCOSRPN, as a function of tensors.
 
 Input: one image, (channels, height, width) float32 from 0 to 255, its channels in the order of the config's
 `INPUT.FORMAT`. Height and width are dynamic: any number of pixels above the stride of the backbone's coarsest map, that
@@ -15,22 +15,16 @@ The backbone, core and post-processor are the model's own. Only suppression is d
 """
 
 import math
-import warnings
 from functools import partial
-from typing import Any
 
 import torch
-from detectron2.modeling import Backbone, ProposalNetwork
+from detectron2.modeling import Backbone
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from ..errors import UserError
 from ..modeling.core import FCOSCore
-from ..modeling.meta_arch import FCOS
-from ..modeling.postprocess import FCOSPostProcessor
-from ..modeling.proposal_generator import FCOSRPN
+from ..modeling.postprocess import FCOSPostProcessor, Selection
 
 
 class BoxNetwork(nn.Module):
@@ -75,12 +69,20 @@ class BoxNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(channels, height, width) -> (K, 4) boxes, (K,) scores and, of a detector, (K,) classes."""
+        _, found = self.find(image)
+        if self.tells_classes:
+            return found.boxes, found.scores, found.classes
+        return found.boxes, found.scores
+
+    def find(self, image: Tensor) -> tuple[dict[str, Tensor], Selection]:
+        """(channels, height, width) -> the pyramid's maps by name, and what is selected in them."""
         height, width = image.shape[-2], image.shape[-1]
         step = max(1, self.backbone.size_divisibility)
         # Written so that the graph can tell that the backbone divides the sides.
         bottom, right = ((side + step - 1) // step * step - side for side in (height, width))
         padded = F.pad((image - self.pixel_mean) / self.pixel_std, (0, right, 0, bottom))
-        predictions, locations = self.core(self.backbone(padded[None]))
+        features = self.backbone(padded[None])
+        predictions, locations = self.core(features)
         found = self.postprocessor.select(
             self.postprocessor.candidate_scores(predictions)[0],
             predictions.ltrb[0].float(),
@@ -88,9 +90,7 @@ class BoxNetwork(nn.Module):
             (height, width),
             suppress=partial(nms_on_tiles, image_size=(height, width), num_groups=self.num_groups),
         )
-        if self.tells_classes:
-            return found.boxes, found.scores, found.classes
-        return found.boxes, found.scores
+        return features, found
 
 
 def nms_on_tiles(
@@ -124,56 +124,3 @@ def nms_on_tiles(
     outside = boxes.new_tensor([[-2.0, -2.0, -1.0, -1.0], [-4.0, -4.0, -3.0, -3.0]])
     best_first = nms(torch.cat([boxes, outside]), torch.cat([scores, scores.new_full((2,), -1.0)]), iou_threshold)
     return best_first[:-2]
-
-
-def box_network_of(model: nn.Module) -> BoxNetwork:
-    """The model's own layers, in evaluation mode.
-
-    Raises:
-        UserError: if it is another model than those above.
-    """
-    parts: dict[str, Any] = {name: getattr(model, name, None) for name in ("backbone", "pixel_mean", "pixel_std")}
-    if isinstance(model, FCOS):
-        num_classes = model.core.head.cls_logits.out_channels
-        network = BoxNetwork(core=model.core, postprocessor=model.postprocessor, num_classes=num_classes, **parts)
-    elif isinstance(model, ProposalNetwork) and isinstance(model.proposal_generator, FCOSRPN):
-        rpn = model.proposal_generator
-        network = BoxNetwork(core=rpn.core, postprocessor=rpn.test_postprocessor, num_classes=None, **parts)
-    else:
-        generator = getattr(model, "proposal_generator", None)
-        first_stage = (
-            " Of this one the first stage can be, with the same weights: MODEL.META_ARCHITECTURE ProposalNetwork"
-            if isinstance(generator, FCOSRPN)
-            else ""
-        )
-        raise UserError(
-            f"{type(model).__name__}{f' with {type(generator).__name__}' if generator is not None else ''} cannot be "
-            "exported: MODEL.META_ARCHITECTURE FCOS can, and ProposalNetwork with MODEL.PROPOSAL_GENERATOR.NAME "
-            f"FCOSRPN; Detectron2's RoI heads and anchors cannot be followed.{first_stage}"
-        )
-    if network.backbone.padding_constraints.get("square_size"):
-        raise UserError(
-            f"the backbone {type(network.backbone).__name__} pads images in its own way "
-            f"({network.backbone.padding_constraints}), which export does not know: take one that needs no more than "
-            "sides that it can divide"
-        )
-    return network.eval()
-
-
-@torch.no_grad()
-def export_graph(network: BoxNetwork, *, size: tuple[int, int]) -> ExportedProgram:
-    """
-    Args:
-        network: in evaluation mode.
-        size: (height, width) to trace with; the graph takes others as well.
-
-    Raises:
-        UserError: if the size is too small.
-    """
-    if min(size) < network.min_side:
-        raise UserError(f"--size {size[0]} {size[1]}: height and width must be {network.min_side} or more")
-    image = torch.zeros(len(network.pixel_mean), *size, device=network.pixel_mean.device)
-    sides = {1: Dim("height", min=network.min_side), 2: Dim("width", min=network.min_side)}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # torchvision's nms tells its size in an old way
-        return torch.export.export(network, (image,), dynamic_shapes=(sides,))

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from fcos_rpn import UserError
-from fcos_rpn.export import as_onnx, as_torch_export, box_network_of, export_graph, require_packages, write_whole
+from fcos_rpn.export import as_onnx, as_torch_export, export_graph, network_of, require_packages, write_whole
 from tests.export.small_networks import SIZES, TRACED_SIZE, found_by, noise, small_config, small_model
 
 NOTES = {"channels": "BGR"}
 
 
-@pytest.fixture(scope="module", params=["FCOS", "ProposalNetwork"])
+@pytest.fixture(scope="module", params=["FCOS", "ProposalNetwork", "GeneralizedRCNN"])
 def exported(request):
     """A model, its network, and its graph."""
     model = small_model(small_config(request.param))
-    network = box_network_of(model)
+    network = network_of(model)
     return model, network, export_graph(network, size=TRACED_SIZE)
 
 
@@ -83,7 +83,10 @@ def test_torch_export_refuses_a_side_that_is_too_short(loaded_program):
 
 def test_missing_packages_are_named():
     require_packages(["torch"], wanted_for="--format x")
-    with pytest.raises(UserError, match=r"^--format x needs nothing_1 and nothing_2, which .* 'fcos_rpn\[export\]'$"):
+    with pytest.raises(
+        UserError,
+        match=r"^--format x needs nothing_1 and nothing_2, which .*: pip install '\.\[export\]' in the checkout",
+    ):
         require_packages(["torch", "nothing_1", "nothing_2"], wanted_for="--format x")
 
 

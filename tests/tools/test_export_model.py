@@ -4,7 +4,6 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import onnxruntime
 import pytest
@@ -12,20 +11,9 @@ import torch
 
 from fcos_rpn import UserError
 from tests.export.small_networks import found_by, noise, small_config, small_model
+from tests.tools.loading import load_tool
 
-ROOT = Path(__file__).parents[2]
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load("export_model")
+tool = load_tool("export_model")
 
 
 @pytest.fixture
@@ -69,7 +57,7 @@ def test_writes_onnx_and_measures_it(folder, capsys):
 
 
 def test_exports_the_first_stage_of_an_rcnn(folder):
-    """As the message about R-CNNs says."""
+    """As the message about R-CNNs that cannot be exported whole says."""
     write_model("GeneralizedRCNN")
     wanted = ("--format", "torch_export", "--proposals", "5", "--output", "new/proposals.pt2")
     run(*wanted, "MODEL.META_ARCHITECTURE", "ProposalNetwork")
@@ -103,10 +91,10 @@ def test_mistakes_are_named(folder, arguments, message):
     assert not list(folder.rglob("*.onnx*"))
 
 
-def test_an_rcnn_is_refused(folder):
+def test_an_rcnn_that_cannot_be_followed_is_refused(folder):
     write_model("GeneralizedRCNN")
-    with pytest.raises(UserError, match="GeneralizedRCNN with FCOSRPN cannot be exported"):
-        run("--format", "onnx")
+    with pytest.raises(UserError, match=r"FusedScoreROIHeads are not .* first stage can be, .* ProposalNetwork$"):
+        run("--format", "onnx", "MODEL.ROI_HEADS.NAME", "FusedScoreROIHeads")
 
 
 def test_packages_that_are_missing_are_named_first(folder, monkeypatch):
