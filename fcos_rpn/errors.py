@@ -7,6 +7,11 @@ class UserError(ValueError):
     """Says what is wrong, where (file, image id, annotation id, key), and what to do."""
 
 
+def install_hint(extra: str) -> str:
+    """The end of a message about a package that is missing: how to get it with an extra of this package."""
+    return f"pip install '.[{extra}]' in the checkout of fcos_rpn"
+
+
 def require_one_of(key: str, value: str, choices: Collection[str]) -> None:
     """
     Args:

@@ -1,11 +1,12 @@
 """Training and evaluation of LazyConfigs: `model`, `dataloader`, `optimizer`, `lr_multiplier`, `train` in Python files.
 
-The parts are `engine`'s: strict weights, checked data, AP and AR, messages for mistakes. `configs/lazy/` has configs.
+The parts are `engine`'s: strict weights, checked data, resuming, AP and AR, messages for mistakes. `configs/lazy/` has
+configs.
 """
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from .checkpoint import FCOSCheckpointer
-from .data import class_names, register_coco_folder, require_files
+from .data import TrainLoader, class_names, register_coco_folder, require_files
+from .data.loader import ImageOrder, Record, are_wide
 from .engine import TrainingDiverged, in_fast_layout
 from .errors import UserError
 from .evaluation import FCOSWithProposals, results_table, write_results
 from .modeling.meta_arch import FCOS
+from .replay import Replay
 
 GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 """What a LazyConfig must define, as in Detectron2."""
@@ -133,6 +136,20 @@ def set_num_classes(model: DictConfig, num_classes: int) -> None:
         model.core.head.num_classes = num_classes
 
 
+def train_loader(
+    dataset: Sequence[Record],
+    *,
+    mapper: Callable[[Record], Any],
+    total_batch_size: int,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+) -> TrainLoader:
+    """A `TrainLoader` by the arguments of Detectron2's `build_detection_train_loader`, in whose place it stands."""
+    is_wide = are_wide(dataset) if aspect_ratio_grouping else [False] * len(dataset)
+    order = ImageOrder(is_wide)
+    return TrainLoader(dataset, mapper, order=order, batch_size=total_batch_size, num_workers=num_workers)
+
+
 def build_model(cfg: DictConfig) -> nn.Module:
     """
     Raises:
@@ -200,6 +217,7 @@ def train(cfg: DictConfig, *, resume: bool = False, reset_class_layers: bool = F
     )
     trainer.register_hooks(
         [
+            Replay(options.get("seed", -1)),
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.EvalHook(options.eval_period, lambda: evaluate_model(cfg, model), eval_after_train=False),

@@ -1,8 +1,19 @@
+import argparse
+import json
+
 import pytest
 from detectron2 import model_zoo
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fcos_rpn import UserError
-from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
+from fcos_rpn.cli import (
+    add_class_name_arguments,
+    find_config,
+    given_class_names,
+    make_folder,
+    read_config,
+    user_errors_as_messages,
+)
 
 
 @pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"])
@@ -32,6 +43,23 @@ def test_parts_that_nobody_registered_are_named(tmp_path):
     (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
     with pytest.raises(UserError, match=r"MODEL\.PROPOSAL_GENERATOR\.NAME: there is no 'FCOSRNP'"):
         read_config(tmp_path / "mine.yaml", ["MODEL.PROPOSAL_GENERATOR.NAME", "FCOSRNP"])
+
+
+def test_class_names_from_a_text_a_json_and_a_data_set(tmp_path, detectron2_restored):
+    (tmp_path / "names.txt").write_text("cat\n\n hot dog \n")
+    categories = [{"id": 7, "name": "hot dog"}, {"id": 3, "name": "cat"}]  # labels follow the ids
+    (tmp_path / "names.json").write_text(json.dumps({"categories": categories}))
+    DatasetCatalog.register("pets", list)
+    MetadataCatalog.get("pets").thing_classes = ["cat", "hot dog"]
+    parser = argparse.ArgumentParser()
+    add_class_name_arguments(parser, default="none")
+    for given in (
+        ["--class-names", f"{tmp_path}/names.txt"],
+        ["--class-names", f"{tmp_path}/names.json"],
+        ["--dataset", "pets"],
+    ):
+        assert given_class_names(parser.parse_args(given)) == ["cat", "hot dog"]
+    assert given_class_names(parser.parse_args([])) is None
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -1,11 +1,15 @@
 """The mistakes and the bookkeeping of LazyConfigs; `test_lazyconfig_train_net` trains and evaluates."""
 
+import itertools
+
 import pytest
 import torch
+from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
 from fcos_rpn import UserError, lazy
-from fcos_rpn.model_zoo import get_config_file
+from fcos_rpn.engine import Trainer
+from fcos_rpn.model_zoo import get_config, get_config_file
 from tests.tiny import write_coco_folder
 
 FILE = get_config_file("lazy/fcos_R_50_FPN_1x.py")
@@ -97,6 +101,23 @@ def test_folders_take_the_data_sets_place(coco_folder, tmp_path, name, key, agno
     assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names != "coco_2017_val"
     assert OmegaConf.select(cfg, key) == (1 if name.startswith("fcos_rpn") else 2)
     assert agnostic is None or OmegaConf.select(cfg, agnostic) == 1
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_images_come_in_the_same_order_as_from_yaml(coco_folder, tmp_path, grouping):
+    """One of the four images is wider than tall, so that grouping matters."""
+    cfg = lazy.load(FILE, ["dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"])
+    cfg.train.output_dir = str(tmp_path / "output")
+    cfg.train.folders = {"train": [coco_folder], "test": []}
+    cfg.dataloader.train.aspect_ratio_grouping = grouping
+    lazy.use_folders(cfg)
+    yaml_cfg = get_config("COCO-Detection/fcos_R_50_FPN_1x.yaml")
+    yaml_cfg.DATASETS.TRAIN = tuple(cfg.dataloader.train.dataset.names)
+    yaml_cfg.SOLVER.IMS_PER_BATCH = 2
+    yaml_cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
+    loaders = instantiate(cfg.dataloader.train), Trainer.build_train_loader(yaml_cfg)
+    found, expected = ([*itertools.islice(loader.places(), 9)] for loader in loaders)
+    assert found == expected
 
 
 def test_folders_to_train_on_without_one_to_test_on_mean_no_evaluation(coco_folder, tmp_path):

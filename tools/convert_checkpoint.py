@@ -2,10 +2,12 @@
 """Convert a checkpoint of another FCOS implementation, or of this one's other role, and write the config that fits it.
 
 Every weight of the file is used or named as dropped, every weight of the model is filled, every shape is checked. To
-FCOSRPN the class layer cannot be converted, since that role has one class: it is initialized as in a new model.
+FCOSRPN the class layer cannot be converted, since that role has one class: it is initialized as in a new model. Class
+names go along if the file carries them or you say them, and are never guessed.
 
 Examples:
-    tools/convert_checkpoint.py --source torchvision --target FCOS --write-config fcos.yaml theirs.pth fcos.pth
+    tools/convert_checkpoint.py --source torchvision --target FCOS --dataset coco_2017_val --write-config fcos.yaml \\
+        theirs.pth fcos.pth
     tools/convert_checkpoint.py --source original --recipe improved --target FCOSRPN --write-config rpn.yaml \\
         theirs.pth rpn.pth
     tools/convert_checkpoint.py --source fcos_rpn --config-file output/mine/config.yaml --target FCOSRPN \\
@@ -25,18 +27,28 @@ except ModuleNotFoundError as error:  # says how to get detectron2 if that is wh
     sys.exit(f"error: {error}")
 
 from fcos_rpn import UserError
-from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
+from fcos_rpn.cli import (
+    add_class_name_arguments,
+    find_config,
+    given_class_names,
+    make_folder,
+    read_config,
+    user_errors_as_messages,
+)
 from fcos_rpn.conversion import (
     OWN,
     RECIPES,
     SOURCES,
     TARGETS,
+    Checkpoint,
     Conversion,
     config_text,
     convert_state_dict,
     read_checkpoint,
     write_weights,
 )
+
+CLASS_LAYER = "core.head.cls_logits.weight"
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -53,6 +65,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         "--config-file", metavar="FILE", help=f"of source {OWN}, and needed there: the config that IN was trained with"
     )
     parser.add_argument("--write-config", type=Path, metavar="YAML", help="write the config that fits OUT here")
+    add_class_name_arguments(parser, default="those in IN, if it carries any")
     parser.add_argument("input", type=Path, metavar="IN", help="a .pth, or Detectron2's .pkl")
     parser.add_argument("output", type=Path, metavar="OUT", help="a .pth")
     parser.add_argument(
@@ -72,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     for path in (args.input, base):
         if path and path.resolve() in written:
             raise UserError(f"{path} would be overwritten by what becomes of it: name another file")
+    given_names = given_class_names(args)
 
     checkpoint = read_checkpoint(args.input)
     try:
@@ -86,12 +100,13 @@ def main(args: argparse.Namespace) -> None:
     except UserError as error:
         raise UserError(f"{args.input}: {error}") from error
 
+    class_names = names_of_classes(given_names, conversion, checkpoint)
     make_folder(args.output.parent)
-    write_weights(args.output, conversion.weights)
+    write_weights(args.output, conversion.weights, class_names=class_names)
     print(account(conversion, len(checkpoint.weights)))
     if checkpoint.others:
         print(f"Not a weight, and left behind: {', '.join(checkpoint.others)}")
-    print(f"{args.output}: {len(conversion.weights)} weights of {args.target}")
+    print(f"{args.output}: {len(conversion.weights)} weights of {args.target}, {_shown(class_names)}")
     if args.write_config:
         make_folder(args.write_config.parent)
         write_config(args.write_config, conversion, args, base)
@@ -99,6 +114,30 @@ def main(args: argparse.Namespace) -> None:
             f"{args.write_config}: its config; evaluate with tools/train_net.py --config-file {args.write_config} "
             f"--eval-only MODEL.WEIGHTS {args.output}"
         )
+
+
+def names_of_classes(given: list[str] | None, conversion: Conversion, checkpoint: Checkpoint) -> list[str] | None:
+    """Those that are given, else those of the file if its class layer has become that of the model, else None.
+
+    Raises:
+        UserError: if there are not as many as classes, or the model tells no classes.
+    """
+    if CLASS_LAYER not in conversion.weights:
+        if given is not None:
+            raise UserError("FCOSRPN has one class, whatever an object is: leave out --class-names and --dataset")
+        return None
+    names = checkpoint.class_names if given is None and CLASS_LAYER in conversion.origins else given
+    num_classes = len(conversion.weights[CLASS_LAYER])
+    if names is not None and len(names) != num_classes:
+        raise UserError(
+            f"there are {len(names)} class names ({', '.join(names[:5])}, ...), but the model has {num_classes} "
+            "classes: give --class-names or --dataset with as many, in the order of the labels"
+        )
+    return names
+
+
+def _shown(class_names: list[str] | None) -> str:
+    return "no class names" if class_names is None else f"class names {', '.join(class_names)}"
 
 
 def write_config(path: Path, conversion: Conversion, args: argparse.Namespace, base: Path | None) -> None:

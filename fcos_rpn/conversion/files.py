@@ -1,7 +1,7 @@
 """A checkpoint and its config: reading the one safely, writing both."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ..checkpoint import FCOSCheckpointer
+from ..checkpoint import FCOSCheckpointer, read_class_names
 from ..errors import UserError
 
 NESTED = ("model", "state_dict")
@@ -36,6 +36,8 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Any]
     others: list[str]
     """Names of what it holds besides: an optimizer, an iteration, ..."""
+    class_names: list[str] | None
+    """Those that a training with this package puts beside the weights; the position is the label."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -47,27 +49,35 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     content: Any = _Reader().load(str(path))
+    class_names = read_class_names(str(path))
+    known = READERS_OWN if class_names is None else (*READERS_OWN, "class_names")
     others: list[str] = []
     while name := next((name for name in NESTED if isinstance(content.get(name), Mapping)), None):
-        others += [other for other in content if other not in (name, *READERS_OWN)]
+        others += [other for other in content if other not in (name, *known)]
         content = content[name]
     if not content:
         raise UserError(f"{path} holds no state dict")
     weights = {
         key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in content.items()
     }
-    return Checkpoint(weights, others)
+    return Checkpoint(weights, others, class_names)
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+def write_weights(path: Path, weights: Mapping[str, Tensor], *, class_names: Sequence[str] | None = None) -> None:
     """As a checkpoint that `MODEL.WEIGHTS` takes; a file of the final name is always a whole one.
+
+    Args:
+        path: of the file.
+        weights: of the whole model.
+        class_names: go beside them, where `Predictor` finds them; the position is the label.
 
     Raises:
         UserError: if it cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        torch.save({"model": dict(weights)}, partial)
+        names = {} if class_names is None else {"class_names": list(class_names)}
+        torch.save({"model": dict(weights), **names}, partial)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch has the latter for a folder that is not there
         partial.unlink(missing_ok=True)

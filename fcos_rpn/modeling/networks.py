@@ -12,7 +12,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from ..errors import UserError, require_one_of
+from ..errors import UserError, install_hint, require_one_of
 
 STAGES = {2: "stem", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 """Stride in pixels -> Detectron2's name of a map of that stride."""
@@ -225,7 +225,7 @@ def _create_timm_network(name: str) -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError("MODEL.TIMM needs timm, which is not installed: pip install 'fcos_rpn[timm]'") from error
+        raise UserError(f"MODEL.TIMM needs timm, which is not installed: {install_hint('timm')}") from error
     if not timm.is_model(name):  # so much for the names of hubs, too, from which timm would download
         similar = difflib.get_close_matches(name, timm.list_models(), n=5)
         hint = f"Similar names: {', '.join(similar)}" if similar else "timm.list_models() lists those it has"

@@ -44,9 +44,10 @@ def test_detectron2s_pickles(tmp_path):
 def test_no_code_is_executed_and_broken_files_are_named(tmp_path):
     torch.save({"model": {"head.bias": print}}, tmp_path / "code.pth")
     (tmp_path / "text.pth").write_text("<html>404</html>")
-    for name in ("code.pth", "text.pth"):
-        with pytest.raises(UserError, match=f"{name} is no checkpoint that can be read"):
-            read_checkpoint(tmp_path / name)
+    with pytest.raises(UserError, match=r"code\.pth is not read: it holds more than weights"):
+        read_checkpoint(tmp_path / "code.pth")
+    with pytest.raises(UserError, match=r"text\.pth is no checkpoint that can be read"):
+        read_checkpoint(tmp_path / "text.pth")
     with pytest.raises(UserError, match=r"there is no file .*nothing\.pth"):
         read_checkpoint(tmp_path / "nothing.pth")
     torch.save({}, tmp_path / "empty.pth")
@@ -57,7 +58,21 @@ def test_no_code_is_executed_and_broken_files_are_named(tmp_path):
 def test_round_trip(tmp_path):
     write_weights(tmp_path / "out.pth", WEIGHTS)
     assert_same(read_checkpoint(tmp_path / "out.pth").weights)
+    assert read_checkpoint(tmp_path / "out.pth").class_names is None
     assert [path.name for path in tmp_path.iterdir()] == ["out.pth"]
+
+
+def test_class_names_go_along(tmp_path):
+    write_weights(tmp_path / "out.pth", WEIGHTS, class_names=("red", "blue"))
+    checkpoint = read_checkpoint(tmp_path / "out.pth")
+    assert_same(checkpoint.weights)
+    assert (checkpoint.class_names, checkpoint.others) == (["red", "blue"], [])
+
+
+def test_what_is_no_list_of_names_is_left_behind_by_name(tmp_path):
+    torch.save({"model": WEIGHTS, "class_names": {"red": 1}}, tmp_path / "file.pth")
+    checkpoint = read_checkpoint(tmp_path / "file.pth")
+    assert (checkpoint.class_names, checkpoint.others) == (None, ["class_names"])
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):

@@ -172,7 +172,7 @@ def test_annotations_of_another_origin_are_refused_and_kept(text, tmp_path):
 def test_a_missing_package_names_the_extra(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     load_material.cache_clear()
-    with pytest.raises(UserError, match=r"pip install 'fcos_rpn\[quickstart\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[quickstart\]' in the checkout"):
         generate_digits(tmp_path, num_train=1, num_val=1)
 
 

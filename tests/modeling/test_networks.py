@@ -158,7 +158,9 @@ def test_unfit_networks_of_timm_are_named(arguments, message):
 
 def test_missing_timm_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # importing it fails
-    with pytest.raises(UserError, match=r"needs timm, which is not installed: pip install 'fcos_rpn\[timm\]'"):
+    with pytest.raises(
+        UserError, match=r"needs timm, which is not installed: pip install '\.\[timm\]' in the checkout"
+    ):
         TimmBackbone("test_resnet")
 
 

@@ -1,6 +1,5 @@
 """tools/analyze_assignment.py within this process."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,15 +13,12 @@ from detectron2.modeling import build_model
 from fcos_rpn import UserError, add_fcos_config
 from fcos_rpn.config import merge_file
 from tests.tiny import tiny_config, write_coco_folder
+from tests.tools.loading import load_tool
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "analyze_assignment.py"
 
-spec = importlib.util.spec_from_file_location("analyze_assignment", TOOL)
-assert spec is not None
-assert spec.loader is not None
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool("analyze_assignment")
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 

@@ -1,8 +1,6 @@
 """tools/analyze_detections.py as a user runs it, within this process."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +10,9 @@ from PIL import Image
 
 from fcos_rpn import UserError
 from tests.tiny import tiny_config, write_coco_folder
+from tests.tools.loading import load_tool
 
-TOOL = Path(__file__).parents[2] / "tools" / "analyze_detections.py"
-spec = importlib.util.spec_from_file_location("analyze_detections", TOOL)
-assert spec is not None
-assert spec.loader is not None
-analyze_detections = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(analyze_detections)
+analyze_detections = load_tool("analyze_detections")
 
 
 def config(name: str) -> CfgNode:

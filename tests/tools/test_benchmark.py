@@ -1,18 +1,15 @@
 """tools/benchmark.py within this process."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from fcos_rpn import UserError
 from fcos_rpn.benchmark import assignment, growth, losses
+from tests.tools.loading import load_tool
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import benchmark
+benchmark = load_tool("benchmark")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """tools/check_dataset.py within this process."""
 
 import functools
-import importlib.util
 import json
 import operator
 import shutil
@@ -16,15 +15,12 @@ from fcos_rpn.data.rules import LISTS
 from tests.data.small_coco import coco_with_shapes, small_coco, write_coco
 from tests.data.test_annotations import ANY_JSON, paths_into
 from tests.tiny import tiny_config
+from tests.tools.loading import load_tool
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 
-spec = importlib.util.spec_from_file_location("check_dataset", ROOT / "tools" / "check_dataset.py")
-assert spec is not None
-assert spec.loader is not None
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool("check_dataset")
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 

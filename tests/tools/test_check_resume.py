@@ -1,7 +1,6 @@
 """tools/check_resume.py within this process; what it starts is a stand-in for a training that takes no time."""
 
 import contextlib
-import importlib.util
 import random
 import sys
 from pathlib import Path
@@ -12,14 +11,9 @@ import torch
 from fcos_rpn import UserError
 from fcos_rpn.cli import find_config, read_config
 from fcos_rpn.data import load_annotations
+from tests.tools.loading import load_tool
 
-ROOT = Path(__file__).parents[2]
-
-spec = importlib.util.spec_from_file_location("check_resume", ROOT / "tools" / "check_resume.py")
-assert spec is not None
-assert spec.loader is not None
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool("check_resume")
 
 TRAINING = """
 import os, sys, time

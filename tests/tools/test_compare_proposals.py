@@ -1,7 +1,5 @@
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +7,9 @@ import torchvision
 
 from fcos_rpn import UserError
 from tests.tiny import write_coco_folder
+from tests.tools.loading import load_tool
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import compare_proposals
+compare_proposals = load_tool("compare_proposals")
 
 
 def arguments(*given: str):

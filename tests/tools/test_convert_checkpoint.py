@@ -1,13 +1,11 @@
 """tools/convert_checkpoint.py within this process, the commands of docs/convert.md, and evaluating what it writes."""
 
-import importlib.util
 import itertools
 import json
 import runpy
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,24 +13,16 @@ import yaml
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 
-from fcos_rpn import UserError
+from fcos_rpn import Predictor, UserError
 from tests.conversion.synthetic import MAKERS, adelaidet, randomized
 from tests.tiny import tiny_config, write_coco_folder
+from tests.tools.loading import load_tool
 
 ROOT = Path(__file__).parents[2]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load("convert_checkpoint")
-train_net = load("train_net")
+tool = load_tool("convert_checkpoint")
+train_net = load_tool("train_net")
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 
@@ -120,6 +110,51 @@ def test_own_config_is_the_base_of_the_new_one(folder):
     assert written["_BASE_"] == "../mine/config.yaml"
     assert written["MODEL"]["RPN"] == {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"], "NMS_THRESH": 0.8}
     assert written["MODEL"]["WEIGHTS"] == "rpn/rpn.pth"
+
+
+def names_in(path: str) -> list[str] | None:
+    return torch.load(path, weights_only=True).get("class_names")
+
+
+def test_class_names_are_those_that_the_user_says(folder, capsys):
+    torch.save(randomized(adelaidet()), "theirs.pth")
+    run("theirs.pth", "ours.pth", "--source", "adelaidet", "--target", "FCOS")
+    assert names_in("ours.pth") is None  # 80 classes are not yet COCO's
+    assert "weights of FCOS, no class names\n" in capsys.readouterr().out
+    named = ("--source", "adelaidet", "--target", "FCOS", "--write-config", "ours.yaml", "--dataset", "coco_2017_val")
+    run("theirs.pth", "ours.pth", *named)
+    coco = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
+    assert names_in("ours.pth") == Predictor("ours.yaml", weights="ours.pth", device="cpu").class_names == coco
+
+
+def test_class_names_of_this_package_go_with_the_class_layer(folder):
+    (folder / "mine").mkdir()
+    Path("mine/config.yaml").write_text(tiny_config().dump())
+    weights = build_model(tiny_config()).state_dict()
+    torch.save({"model": weights, "class_names": ["red", "blue"]}, "mine/model.pth")
+    own = ("--source", "fcos_rpn", "--config-file", "mine/config.yaml")
+    run("mine/model.pth", "same.pth", *own, "--target", "FCOS")
+    assert names_in("same.pth") == ["red", "blue"]
+    run("mine/model.pth", "three.pth", *own, "--target", "FCOS", "MODEL.FCOS.NUM_CLASSES", "3")
+    assert names_in("three.pth") is None  # its class layer is new
+    run("mine/model.pth", "rpn.pth", *own, "--target", "FCOSRPN")
+    assert names_in("rpn.pth") is None
+
+
+@pytest.mark.parametrize(
+    ("target", "names", "message"),
+    [
+        ("FCOS", "cat dog", "there are 2 class names .cat, dog, ....*, but the model has 80 classes"),
+        ("FCOSRPN", "cat", "FCOSRPN has one class, whatever an object is"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(tmp_path, monkeypatch, target, names, message):
+    monkeypatch.chdir(tmp_path)
+    torch.save(adelaidet(), "theirs.pth")
+    Path("names.txt").write_text(names.replace(" ", "\n"))
+    with pytest.raises(UserError, match=message):
+        run("theirs.pth", "ours.pth", "--source", "adelaidet", "--target", target, "--class-names", "names.txt")
+    assert not Path("ours.pth").exists()
 
 
 def given(*names: str) -> tuple[str, ...]:

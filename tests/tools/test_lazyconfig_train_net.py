@@ -1,6 +1,5 @@
 """tools/lazyconfig_train_net.py as a user runs it, within this process."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,13 +11,9 @@ import pytest
 import torch
 
 from tests.tiny import write_coco_folder
+from tests.tools.loading import load_tool
 
-TOOL = Path(__file__).parents[2] / "tools" / "lazyconfig_train_net.py"
-spec = importlib.util.spec_from_file_location("lazyconfig_train_net", TOOL)
-assert spec is not None
-assert spec.loader is not None
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool("lazyconfig_train_net")
 
 TINY = """
 from detectron2.config import LazyCall as L
@@ -110,6 +105,21 @@ def test_training_evaluation_and_resuming(run, tmp_path):
     assert resumed.status == 0, resumed.message
     assert "Starting training from iteration 2" in resumed.output
     assert torch.load(third / "model_final.pth", weights_only=True)["iteration"] == 2
+
+
+def test_a_resumed_training_ends_with_the_weights_of_one_that_nothing_disturbed(run, tmp_path):
+    """Of a seed that is drawn, and with mirrored images: order, augmentation and seed come from the checkpoint."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    options = ("train.init_checkpoint=", "train.max_iter=4", "train.checkpointer.period=2")
+    assert run(*options, f"train.output_dir={whole}").status == 0
+    resumed.mkdir()
+    shutil.copy(whole / "model_0000001.pth", resumed)
+    (resumed / "last_checkpoint").write_text("model_0000001.pth")
+    outcome = run("--resume", *options, f"train.output_dir={resumed}")
+    assert "Starting training from iteration 2" in outcome.output
+    expected, found = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, resumed))
+    for key, value in expected["model"].items():
+        assert torch.equal(found["model"][key], value), key
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,3 @@
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
@@ -9,21 +5,13 @@ from PIL import Image
 
 from fcos_rpn import model_zoo
 from fcos_rpn.data.digits import generate_digits
+from tests.tools.loading import load_tool
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def quickstart():
-    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "tools" / "quickstart.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quickstart"] = module
-    spec.loader.exec_module(module)
-    return module
+quickstart = load_tool("quickstart")
 
 
 @pytest.fixture
-def short(quickstart, monkeypatch):
+def short(monkeypatch):
     """The quick start's configs, cut down to two iterations of two images."""
     whole_config = model_zoo.get_config
 
@@ -65,7 +53,7 @@ def test_the_whole_job_and_that_it_is_not_done_twice(short, tmp_path, monkeypatc
     assert [again.results for again in both()] == [one_stage.results, two_stage.results]
 
 
-def test_imagenet_weights_have_torchvisions_names_and_shapes(quickstart, tmp_path):
+def test_imagenet_weights_have_torchvisions_names_and_shapes(tmp_path):
     weights = torch.load(quickstart.imagenet_weights(tmp_path / "weights.pth"), weights_only=True)
     features = torchvision.models.mobilenet_v2().features.state_dict(prefix="features.")
     assert {key: value.shape for key, value in weights.items()} == {key: v.shape for key, v in features.items()}

@@ -1,6 +1,5 @@
 """tools/train_net.py as a user runs it: in processes of its own where that matters, else within this one."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,15 +14,12 @@ import torch
 from detectron2.modeling import build_model
 
 from tests.tiny import tiny_config, write_coco_folder
+from tests.tools.loading import load_tool
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 
-spec = importlib.util.spec_from_file_location("train_net", TOOL)
-assert spec is not None
-assert spec.loader is not None
-train_net = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(train_net)
+train_net = load_tool("train_net")
 
 
 class Outcome(NamedTuple):

@@ -1,21 +1,15 @@
 """tools/visualize_assignment.py as a user runs it, within this process."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fcos_rpn import UserError
 from tests.tiny import tiny_config, write_coco_folder
+from tests.tools.loading import load_tool
 
-TOOL = Path(__file__).parents[2] / "tools" / "visualize_assignment.py"
-spec = importlib.util.spec_from_file_location("visualize_assignment", TOOL)
-assert spec is not None
-assert spec.loader is not None
-visualize_assignment = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(visualize_assignment)
+visualize_assignment = load_tool("visualize_assignment")
 
 
 @pytest.fixture

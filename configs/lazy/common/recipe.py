@@ -3,7 +3,7 @@
 import torch
 from detectron2.config import CfgNode
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data.transforms import RandomFlip, ResizeShortestEdge
 from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.evaluation import FCOSEvaluator
+from fcos_rpn.lazy import train_loader
 
 
 def coco(cfg: CfgNode) -> dict[str, DictConfig]:
@@ -23,7 +24,7 @@ def coco(cfg: CfgNode) -> dict[str, DictConfig]:
         sample_style=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
     )
     return {
-        "train": L(build_detection_train_loader)(
+        "train": L(train_loader)(
             dataset=L(get_detection_dataset_dicts)(
                 names=cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
             ),

@@ -1,0 +1,117 @@
+"""tools/check_memory.py within this process; what it starts is a stand-in for a training that takes no time."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcos_rpn import UserError
+from fcos_rpn.cli import find_config, read_config
+from tests.tools.loading import load_tool
+
+tool = load_tool("check_memory")
+
+PROCESS = """
+import json, os, sys, time
+output = sys.argv[-1]
+os.makedirs(output, exist_ok=True)
+print("Starting training from iteration 0", flush=True)
+worker = os.fork()
+if worker == 0:
+    time.sleep(60)
+    os._exit(0)
+kept = []
+for count in range(1, 41):
+    if os.waitpid(worker, os.WNOHANG)[0]:
+        print(END, flush=True)
+        sys.exit(1)
+    kept.append(b"x" * (GROWTH << 20))
+    time.sleep(0.05)
+    if "--eval-only" in sys.argv:
+        print(f"Inference done {count}/40. Dataloading: 0.1 s", flush=True)
+    else:
+        with open(f"{output}/metrics.json", "a") as file:
+            print(json.dumps({"iteration": count - 1}), file=file)
+        open(f"{output}/last_checkpoint", "w").close()
+os.kill(worker, 9)
+"""
+
+ONE_MESSAGE = "'a line\\nerror: a worker has died'"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "SECONDS_TO_KILL", 0.1)
+    monkeypatch.setattr(tool, "SECONDS_TO_DIE", 3)
+
+    def run(
+        *arguments: str, growth: int = 0, end: str = "'a line\\nerror: a worker has died'"
+    ) -> tuple[int, str, Path]:
+        script, output = tmp_path / "script.py", tmp_path / "output"
+        script.write_text(PROCESS.replace("GROWTH", str(growth)).replace("END", end))
+        monkeypatch.setattr(tool, "prepare", lambda _: output.mkdir() or [sys.executable, str(script)])
+        status = tool.main(["--period", "0.02", "--output", str(output), *arguments])
+        return status, capsys.readouterr().out, output
+
+    return run
+
+
+def test_memory_that_stays_is_no_failure(run):
+    status, printed, output = run("--minutes", "0.03", "--images", "40", "--most", "50.0")
+    assert status == 0
+    assert printed.endswith("A worker is killed: a worker has died\n")
+    written = json.loads((output / "memory.json").read_text())
+    assert abs(written["training"]["slope"]) < 50
+    assert written["fields_of_samples"] == ["seconds", "count", "main", "workers"]
+    assert min(main for _, _, main, _ in written["evaluation"]["samples"]) > 1
+    assert max(workers for _, _, _, workers in written["evaluation"]["samples"]) > 0
+    assert (output / "memory.png").stat().st_size > 1000
+
+
+def test_memory_that_grows_is_a_failure(run):
+    status, _, output = run("--minutes", "0.03", "--images", "0", growth=1)
+    assert status == 1
+    growth = json.loads((output / "memory.json").read_text())["training"]
+    assert growth["slope"] == pytest.approx(1000, rel=0.3)  # 1 MiB an iteration
+
+
+@pytest.mark.parametrize("end", ["'Traceback (most recent call last):\\nerror: it'", "'a line'", "time.sleep(30)"])
+def test_no_message_or_a_traceback_or_a_hang_is_a_failure(run, end):
+    status, printed, _ = run("--minutes", "0.0", "--images", "0", end=end)
+    assert status == 1
+    assert "A worker is killed: no message, or more than one" in printed
+
+
+def test_a_growth_worked_out_by_hand():
+    # Warm-up until 30 of 90, and then 2 MiB per 10; the workers shrink by 1.
+    counts = [0, 10, 20, 30, 50, 70, 90]
+    main = [5, 500, 50, 100, 104, 108, 112]
+    workers = [0, 0, 0, 30, 28, 26, 24]
+    samples = [tool.Sample(0.0, *of_one) for of_one in zip(counts, main, workers, strict=True)]
+    growth = tool.growth_of(samples)
+    assert growth.slope == pytest.approx(100)
+    assert growth.start == pytest.approx(127)  # 130 MiB at 30
+    assert growth.first == 30
+    with pytest.raises(UserError, match="too little was done to tell a growth"):
+        tool.growth_of(samples[:3])
+
+
+def test_the_command_is_one_that_train_net_understands(tmp_path):
+    args = tool.build_argument_parser().parse_args(["--images", "4", "--output", str(tmp_path / "output")])
+    words = tool.prepare(args)
+    train, test = words.index("--train"), words.index("--test")
+    assert [len(list(Path(words[index + 1]).iterdir())) for index in (train, test)] == [tool.NUM_TRAINING_PICTURES, 4]
+    cfg = read_config(find_config(tool.TINY_CONFIG), words[test + 3 :])
+    assert (cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, cfg.MODEL.FPN.OUT_CHANNELS) == (10_000_000, 0, 64)
+
+
+def test_mistakes(tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (["--period", "0.0"], "--period above 0"),
+        (["--minutes", "0.0"], "give it some --minutes"),
+        (["--output", str(tmp_path)], "is not empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tool.main(arguments)
