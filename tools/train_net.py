@@ -6,13 +6,14 @@ Examples:
     tools/train_net.py --config-file configs/custom/fcos_mobilenet_v2.yaml --num-gpus 0 \\
         --train images/train train.json --test images/val val.json OUTPUT_DIR output/mine
     tools/train_net.py --config-file output/mine/config.yaml --num-gpus 0 --eval-only MODEL.WEIGHTS FILE.pth
+    torchrun --nproc_per_node 8 tools/train_net.py --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml
 """
 
 import argparse
-import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 
 try:
     import fcos_rpn  # noqa: F401
@@ -20,16 +21,17 @@ except ModuleNotFoundError as error:  # says how to get detectron2 if that is wh
     sys.exit(f"error: {error}")
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
 from fcos_rpn import UserError, add_fcos_config
 from fcos_rpn.config import merge_file, merge_overrides
-from fcos_rpn.data import user_message
 from fcos_rpn.engine import Trainer, evaluate
+from fcos_rpn.launch import launch
 from fcos_rpn.prepare import require_device, use_datasets
+
+WHEN_STOPPED = "stopped; the same command with --resume goes on from the last checkpoint"
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -45,8 +47,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Config file, overrides and flags, in this order."""
+def read_config(args: argparse.Namespace, num_processes: int) -> CfgNode:
+    """Config file, overrides and flags, in this order; for as many processes on this machine."""
     cfg = get_cfg()
     add_fcos_config(cfg)
     if args.config_file:
@@ -56,7 +58,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     cfg.DATASETS.TRAIN_FOLDERS = args.train or cfg.DATASETS.TRAIN_FOLDERS
     cfg.DATASETS.TEST_FOLDERS = args.test or cfg.DATASETS.TEST_FOLDERS
-    require_device(cfg.MODEL.DEVICE, args.num_gpus)
+    require_device(cfg.MODEL.DEVICE, num_processes)
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
@@ -79,37 +81,13 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Launch the processes: one per GPU, or as many on the CPU."""
-    with user_errors_as_messages():
-        cfg = read_config(args)
-        if cfg.MODEL.DEVICE == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else Detectron2's launch gives every process a GPU
-        launch(
-            guarded_main,
-            max(1, args.num_gpus),
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(cfg, args),
-        )
+    """Launch the processes."""
 
+    def prepare(num_processes: int) -> tuple[str, Callable[[], None]]:
+        cfg = read_config(args, num_processes)
+        return cfg.MODEL.DEVICE, functools.partial(main, cfg, args)
 
-def guarded_main(cfg: CfgNode, args: argparse.Namespace) -> None:
-    with user_errors_as_messages():
-        main(cfg, args)
-
-
-@contextlib.contextmanager
-def user_errors_as_messages() -> Iterator[None]:
-    """A mistake of the user, or an interruption, ends the process with one message and no traceback."""
-    try:
-        yield
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command with --resume goes on from the last checkpoint")
-    except ProcessExitedException as error:
-        sys.exit(error.exit_code)  # that process has said why
+    launch(prepare, args, when_stopped=WHEN_STOPPED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""Several processes for a test. They are forked from this one, which has imported everything: a fresh interpreter takes
+ten seconds for that, each."""
+
+import contextlib
+import datetime
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+# What has used a GPU cannot be forked: there, a server that has imported the same is.
+START_METHOD = "forkserver" if torch.cuda.is_available() else "fork"
+PRELOADED = ["fcos_rpn.engine", "fcos_rpn.launch", "tests.tiny", "torch.distributed.launcher.api"]
+TIMEOUT = datetime.timedelta(seconds=300)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked, from a server if need be; they see no GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    monkeypatch.setattr(
+        torch.multiprocessing,
+        "start_processes",
+        functools.partial(torch.multiprocessing.start_processes, start_method=START_METHOD),
+    )
+
+
+def torchrun(
+    function: Callable[..., Any],
+    *args: Any,
+    num_processes: int,
+    num_machines: int = 1,
+    endpoint: str = "localhost:0",
+    start_method: str = START_METHOD,
+) -> dict[int, Any]:
+    """What `torchrun --nnodes --nproc_per_node --rdzv_endpoint` does, with a function in place of a script.
+
+    Returns:
+        Rank -> what the function has returned.
+    """
+    config = LaunchConfig(
+        min_nodes=num_machines,
+        max_nodes=num_machines,
+        nproc_per_node=num_processes,
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method=start_method,
+    )
+    with signal_handlers_restored():
+        return elastic_launch(config, function)(*args)
+
+
+@contextlib.contextmanager
+def signal_handlers_restored() -> Iterator[None]:
+    signals = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    handlers = [signal.getsignal(number) for number in signals]
+    yield
+    for number, handler in zip(signals, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def write_output_to(folder: Path) -> None:
+    """All that this process and the libraries in it print goes to a file of its own."""
+    sys.stdout.flush()
+    file = os.open(folder / f"{os.getpid()}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, sys.stdout.fileno())
+    os.dup2(file, sys.stderr.fileno())
+
+
+def output_of(folder: Path) -> str:
+    return "\n".join(file.read_text() for file in sorted(folder.glob("*.txt")))
