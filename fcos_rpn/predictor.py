@@ -15,21 +15,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import (
-    build_augmentation,
-    convert_image_to_rgb,
-    convert_PIL_to_numpy,
-    read_image,
-)
+from detectron2.data.detection_utils import build_augmentation, convert_image_to_rgb, convert_PIL_to_numpy
 from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.modeling import ProposalNetwork, detector_postprocess
 from detectron2.structures import Instances
+from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .analysis.detections import fcos_of, preprocess
 from .checkpoint import FCOSCheckpointer, read_class_names
 from .cli import find_config, read_config
+from .data.picture_files import pixels_of
 from .engine import Trainer
 from .errors import UserError
 from .modeling.core import FCOSCore
@@ -46,8 +43,7 @@ Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
 
 
 def read_rgb(picture: Picture) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, as training reads its pictures: turned as its EXIF data ask for, without transparency, and what is
-    brighter than 255 (of 16 bits a pixel) cut off there.
+    """(H, W, 3) RGB, as training reads its pictures: see `pixels_of`.
 
     Raises:
         UserError: if the file is missing or no picture, or the array is none.
@@ -58,10 +54,13 @@ def read_rgb(picture: Picture) -> NDArray[np.uint8]:
         picture = _image_of(picture)
     try:
         if isinstance(picture, Image.Image):
-            return convert_PIL_to_numpy(ImageOps.exif_transpose(picture), "RGB")
-        return read_image(os.fspath(picture), "RGB")
+            return pixels_of(picture, "RGB")
+        with PathManager.open(os.fspath(picture), "rb") as stream, Image.open(stream) as opened:
+            return pixels_of(opened, "RGB")
     except FileNotFoundError as error:
         raise UserError(f"{picture}: no such file; correct the path") from error
+    except UserError as error:
+        raise UserError(f"{picture}: {error}") from error
     except Exception as error:  # pictures break PIL's decoders with nearly any exception
         raise UserError(
             f"{picture}: not a readable picture ({error}); the file may be truncated, so copy it again"

@@ -8,8 +8,21 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import HealthCheck, Phase, settings
 
 torch.set_num_threads(1)
+
+# The same examples in every run, as few as take seconds on a slow core.
+settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=40,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("deterministic")
 
 
 @pytest.fixture

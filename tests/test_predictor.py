@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from PIL import Image
 
 from fcos_rpn import Predictor, UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.data import CheckedDatasetMapper
+from fcos_rpn.data.picture_files import read_picture
 from fcos_rpn.predictor import read_rgb
 from tests.tiny import CATEGORIES, tiny_config
 
@@ -195,7 +195,7 @@ def transparent() -> Image.Image:
 
 
 def deep() -> Image.Image:
-    return Image.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * 20)
+    return Image.fromarray(np.arange(24, dtype=np.uint16).reshape(4, 6) * 2849)  # up to 65527
 
 
 @pytest.mark.parametrize(
@@ -203,15 +203,15 @@ def deep() -> Image.Image:
     [
         (gray, (1, 2), [80, 80, 80]),  # row 1, column 2: the ninth
         (transparent, (1, 2), [200, 100, 50]),
-        (deep, (1, 2), [160, 160, 160]),
-        (deep, (3, 5), [255, 255, 255]),  # 460, cut off
+        (deep, (1, 2), [89, 89, 89]),  # 8 · 2849 = 22792 = 89 · 256 + 8
+        (deep, (3, 5), [255, 255, 255]),
     ],
 )
 def test_kinds_of_pictures_are_read_as_for_training(tmp_path, make, pixel, expected):
     make().save(tmp_path / "picture.png")
     found = read_rgb(tmp_path / "picture.png")
     assert found[pixel].tolist() == expected
-    np.testing.assert_array_equal(found, read_image(str(tmp_path / "picture.png"), "RGB"))
+    np.testing.assert_array_equal(found, read_picture(tmp_path / "picture.png", "RGB"))
     np.testing.assert_array_equal(found, read_rgb(Image.open(tmp_path / "picture.png")))
     np.testing.assert_array_equal(found, read_rgb(np.asarray(make())))
 

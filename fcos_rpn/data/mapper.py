@@ -1,40 +1,70 @@
 """Detectron2's mapper from data set entries to model inputs, with errors that name the picture."""
 
+import copy
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.detection_utils import read_image, transform_proposals
+from detectron2.data.transforms import AugInput
 
 from ..errors import UserError
 from .picture_files import read_picture, size_problem
 
+LARGEST_ASPECT_RATIO = 100
+"""Of pictures that surely can be resized to sizes in use: beyond it, their shorter side may round to no pixel."""
+
 
 class CheckedDatasetMapper(DatasetMapper):
-    """A `DatasetMapper` that says which picture stops it.
-
-    Raises:
-        UserError: the picture is missing, unreadable or truncated, or its size is not what the json says; names the
-            file and the image id.
-    """
+    """A `DatasetMapper` that reads pictures with `read_picture`, and says which one stops it."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return super().__call__(dataset_dict)
-        except Exception as error:
-            self._blame_picture(dataset_dict, error)
-            raise
+        """
+        Args:
+            dataset_dict: an image in Detectron2's data set format; stays as it is.
 
-    def _blame_picture(self, dataset_dict: dict[str, Any], error: Exception) -> None:
-        """Raises what the user needs to know if the picture is at fault. The exception's type tells nothing: the
-        picture is read once more, by itself."""
-        name = f"{dataset_dict['file_name']} (image {dataset_dict.get('image_id', 'without id')})"
+        Returns:
+            What Detectron2's own would give.
+
+        Raises:
+            UserError: the picture is missing, unreadable or truncated, its size is not what the json says, or it is too
+                long and thin; names the file and the image id.
+        """
+        record = copy.deepcopy(dataset_dict)
+        name = f"{record['file_name']} (image {record.get('image_id', 'without id')})"
         try:
-            picture = read_picture(dataset_dict["file_name"], self.image_format)
-        except UserError as reason:
-            raise UserError(f"{name}: {reason}") from error
-        if isinstance(error, SizeMismatchError):
-            size = dataset_dict["width"], dataset_dict["height"]
-            raise UserError(f"{name}: {size_problem(dataset_dict['file_name'], picture, size)}") from error
+            image = read_picture(record["file_name"], self.image_format)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        height, width = image.shape[:2]
+        record.setdefault("width", width)
+        record.setdefault("height", height)
+        if problem := size_problem(record["file_name"], image, (record["width"], record["height"])):
+            raise UserError(f"{name}: {problem}")
+
+        segments = read_image(record.pop("sem_seg_file_name"), "L")[..., 0] if "sem_seg_file_name" in record else None
+        augmented = AugInput(image, sem_seg=segments)
+        try:
+            transforms = self.augmentations(augmented)
+        except Exception as error:
+            if max(height, width) <= LARGEST_ASPECT_RATIO * min(height, width):
+                raise
+            raise UserError(
+                f"{name}: {width} x {height} pixels cannot be resized to INPUT.MIN_SIZE and MAX_SIZE ({error}); crop "
+                "the picture or delete this image from the json"
+            ) from error
+        record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if augmented.sem_seg is not None:
+            record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        size = augmented.image.shape[:2]
+        if self.proposal_topk is not None:
+            transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, size)
+        return record
 
 
 def user_message(error: UserError) -> str:

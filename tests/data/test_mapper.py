@@ -1,6 +1,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -42,6 +43,48 @@ def test_good_picture_gives_what_detectron2s_mapper_gives(entry, is_train):
     assert torch.equal(ours["image"], theirs["image"])
     if is_train:
         assert ours["instances"].gt_boxes.tensor.tolist() == [[1, 2, 11, 22]]
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_proposals_and_segments_are_those_of_detectron2s_mapper(entry, tmp_path, is_train):
+    Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40)).save(tmp_path / "segments.png")
+    entry["sem_seg_file_name"] = str(tmp_path / "segments.png")
+    entry["proposal_boxes"] = np.array([[1.0, 2, 11, 22], [0, 0, 40, 30]])
+    entry["proposal_objectness_logits"] = np.array([1.0, 2])
+    entry["proposal_bbox_mode"] = 0
+    cfg = small_cfg()
+    cfg.MODEL.LOAD_PROPOSALS = True
+    ours, theirs = (mapper(cfg, is_train)(copy.deepcopy(entry)) for mapper in (CheckedDatasetMapper, DatasetMapper))
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(ours["sem_seg"], theirs["sem_seg"])
+    assert torch.equal(ours["proposals"].proposal_boxes.tensor, theirs["proposals"].proposal_boxes.tensor)
+    assert torch.equal(ours["proposals"].objectness_logits, theirs["proposals"].objectness_logits)
+
+
+def test_a_size_that_the_json_does_not_say_is_the_pictures(entry):
+    del entry["width"], entry["height"]
+    found = CheckedDatasetMapper(small_cfg(), True)(entry)
+    assert (found["width"], found["height"]) == (40, 30)
+
+
+def test_a_picture_too_thin_to_be_resized_is_named(entry):
+    """30 pixels for the shorter side and 1333 for the longer one: of 4000 x 1 pixels, a third of one is left."""
+    Image.new("RGB", (4000, 1)).save(entry["file_name"])
+    entry.update(width=4000, height=1)
+    with pytest.raises(UserError) as error:
+        CheckedDatasetMapper(small_cfg(), True)(entry)
+    assert str(error.value).startswith(f"{entry['file_name']} (image 7): 4000 x 1 pixels cannot be resized")
+
+
+def test_errors_of_an_augmentation_stay_what_they_are(entry, monkeypatch):
+    mapper = CheckedDatasetMapper(small_cfg(), True)
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(mapper, "augmentations", fail)
+    with pytest.raises(ZeroDivisionError):
+        mapper(entry)
 
 
 @pytest.mark.parametrize("is_train", [True, False])

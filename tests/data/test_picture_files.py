@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from fcos_rpn.data.picture_files import digest, read_picture, size_problem
+from fcos_rpn.data.picture_files import digest, pixels_of, read_picture, size_problem
 from fcos_rpn.errors import UserError
 
 
@@ -41,6 +42,56 @@ def test_unreadable(file, content, expected):
     with pytest.raises(UserError) as error:
         read_picture(file, "RGB")
     assert str(error.value).startswith(expected)
+
+
+def test_pictures_of_8_bits_are_read_as_detectron2_reads_them(tmp_path):
+    noise = Image.effect_noise((40, 30), 90)
+    transparent = noise.convert("RGBA")
+    transparent.putalpha(noise)
+    kinds = [noise, noise.convert("1"), noise.convert("P"), noise.convert("LA"), transparent, noise.convert("RGB")]
+    for number, picture in enumerate(kinds):
+        file = tmp_path / f"{number}.png"
+        picture.save(file)
+        for image_format in ("RGB", "BGR", "L", "YUV-BT.601"):
+            found = read_picture(file, image_format)
+            assert found.dtype == (np.float64 if image_format.startswith("YUV") else np.uint8)
+            np.testing.assert_array_equal(found, read_image(str(file), image_format))
+    noise.convert("CMYK").save(tmp_path / "print.jpg")
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "print.jpg", "BGR"), read_image(tmp_path / "print.jpg", "BGR")
+    )
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_of_16_bits_the_upper_8_are_read(tmp_path, name):
+    """0, 255, 256, 25700 = 100 · 256 + 100 and 65535, which PIL alone would make 0, 255, 255, 255 and 255."""
+    Image.fromarray(np.array([[0, 255, 256], [25700, 65280, 65535]], dtype=np.uint16)).save(tmp_path / name)
+    expected = [[0, 0, 1], [100, 255, 255]]
+    for image_format in ("RGB", "BGR"):
+        found = read_picture(tmp_path / name, image_format)
+        assert found.dtype == np.uint8
+        assert found.tolist() == [[[value] * 3 for value in row] for row in expected]
+    assert read_picture(tmp_path / name, "L")[..., 0].tolist() == expected
+
+
+def test_16_bits_of_the_other_byte_order(tmp_path):
+    pixels = np.array([[0, 255, 256], [25700, 65280, 65535]], dtype=np.uint16)
+    big_endian = Image.frombytes("I;16B", (3, 2), pixels.astype(">u2").tobytes())
+    assert pixels_of(big_endian, "L")[..., 0].tolist() == [[0, 0, 1], [100, 255, 255]]
+
+
+def test_a_picture_of_16_bits_is_turned_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.array([[0, 256, 512]], dtype=np.uint16)).save(tmp_path / "a.png", exif=exif)
+    assert read_picture(tmp_path / "a.png", "L")[..., 0].tolist() == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pictures_of_32_bits_are_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((2, 3), dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"^its pixels have 32 bits, .*; convert it to 8 or 16 bits$"):
+        read_picture(tmp_path / "a.tif", "RGB")
 
 
 def test_other_sizes(file):
