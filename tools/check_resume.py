@@ -152,7 +152,7 @@ def prepare(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def write_pictures(folder: Path) -> tuple[str, str]:
+def write_pictures(folder: Path, num_pictures: int = NUM_PICTURES) -> tuple[str, str]:
     """Squares and bars on noise, wide, tall and square pictures of them.
 
     Returns:
@@ -162,7 +162,7 @@ def write_pictures(folder: Path) -> tuple[str, str]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     (folder / "images").mkdir(parents=True)
-    for image_id in range(1, NUM_PICTURES + 1):
+    for image_id in range(1, num_pictures + 1):
         width, height = PICTURE_SIZES[image_id % len(PICTURE_SIZES)]
         picture = Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8))
         for category_id, box_height in ((1, 24), (2, 12)):

@@ -7,6 +7,7 @@ coco_folder     a folder and its json -> a registered name; class names and file
 picture_files   a picture as training reads it, or why it cannot
 mapper          data set entries -> model inputs, with errors that name the picture
 loader          endless batches for training that a resumed run goes on with; seeding: from which seeds
+workers         the batches of any loader, and one message when one of its processes dies
 check           all that is wrong or odd in a json; check_pictures: in its files; both as findings
 digits          generates the quick start's data set: pictures of digits_scene, masks and keypoints of digits_outlines
 """

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from .seeding import Purpose, mix, seeded_generators
+from .workers import batches_of
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 """Values of `DATALOADER.SAMPLER_TRAIN`; they mean what they mean to Detectron2, in another order."""
@@ -198,7 +199,11 @@ class TrainLoader:
         }
 
     def __iter__(self) -> Iterator[list[Any]]:
-        return iter(
+        """
+        Raises:
+            WorkerDied: see `batches_of`.
+        """
+        return batches_of(
             DataLoader(
                 MappedImages(self.records, self.mapper, self.seed),
                 batch_sampler=self.places(),

@@ -1,0 +1,72 @@
+"""Processes that load images, and one message when one of them dies: of a full memory, or killed by somebody.
+
+torch raises a RuntimeError then, wherever the main thread is, in the midst of a training step as well as between two.
+"""
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ..errors import UserError
+
+
+class WorkerDied(UserError):  # noqa: N818
+    """A process that loads images has ended before its time."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        """
+        Args:
+            error: torch's, which names the process and the signal.
+        """
+        what = str(error).strip().splitlines()[0]
+        super().__init__(
+            f"{what}\nA process that loads images has ended, most often because memory ran out: the machine's, or that "
+            "of /dev/shm. Lower DATALOADER.NUM_WORKERS (0 loads in the process itself), or run less beside it; a "
+            "training goes on from its last checkpoint with --resume"
+        )
+
+
+def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches, endless or not.
+
+    Raises:
+        WorkerDied: when a worker does, at once, wherever the main thread is; elsewhere at the next batch.
+    """
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    workers = set(multiprocessing.active_children()) - before
+    if workers and threading.current_thread() is threading.main_thread():
+        _say_so_when_workers_die()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # also what the mapper raises
+            if all(worker.is_alive() for worker in workers):
+                raise
+            raise WorkerDied(error) from error
+        yield batch
+
+
+class _WorkerDiedHandler:
+    """torch's handler of SIGCHLD, which raises a RuntimeError if the child was a worker and has not ended well."""
+
+    def __init__(self, handler: Callable[[int, Any], Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            raise WorkerDied(error) from error
+
+
+def _say_so_when_workers_die() -> None:
+    handler = signal.getsignal(signal.SIGCHLD)  # torch's, set with the first workers of this process
+    if callable(handler) and not isinstance(handler, _WorkerDiedHandler):
+        signal.signal(signal.SIGCHLD, _WorkerDiedHandler(handler))
