@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
         "  with a compiler:  pip install --no-build-isolation"
         " 'git+https://github.com/facebookresearch/detectron2.git'\n"
         "  without one:      pip install uv && uv pip install --python-version 3.10 --no-deps sal-detectron2==0.7.2"
-        " && pip install 'fcos_rpn[detectron2-deps]'"
+        " && pip install '.[detectron2-deps]' in the checkout of fcos_rpn"
     ) from error
 
 from . import model_zoo
@@ -47,7 +47,7 @@ from .modeling.networks import TimmBackbone, TorchvisionBackbone
 from .modeling.postprocess import FCOSPostProcessor
 from .modeling.proposal_generator import FCOSRPN
 from .modeling.rpn_head import NormRPNHead
-from .modeling.test_time_augmentation import FCOSWithTTA
+from .modeling.tta import FCOSWithTTA
 from .modeling.two_stage import FusedScoreCascadeROIHeads, FusedScoreROIHeads, GeneralizedRCNNWithProposals
 from .predictor import Predictor
 

@@ -6,7 +6,6 @@ that depend on the classes, which a caller may ask to start anew, and for weight
 
 import io
 import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 
 from .errors import UserError
+from .safe_loading import UnsafeFile, load_pickle, load_torch
 
 CLASS_LAYERS = (
     "core.head.cls_logits.",
@@ -70,6 +70,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self.require_all = require_all
         self.reset_class_layers = reset_class_layers
         self.class_names = class_names
+        self._last: Path | None = None  # what this run has saved or resumed from
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As in fvcore, but a file of the final name is always a whole one."""
@@ -82,6 +83,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         torch.save({"model": self.model.state_dict(), **parts, **kwargs}, content)
         _write_atomically(Path(self.save_dir) / f"{name}.pth", content.getbuffer())
         self.tag_last_checkpoint(f"{name}.pth")
+        self._last = Path(self.save_dir) / f"{name}.pth"
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         _write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
@@ -111,7 +113,9 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 continue
             if problems:
                 self.logger.warning("%s\nGoing on from %s instead", "\n".join(problems), file)
-            return self.load(str(file))
+            content = self.load(str(file))
+            self._last = file
+            return content
         raise UserError(
             "there is no whole checkpoint to go on from:\n"
             + "\n".join(problems)
@@ -123,12 +127,21 @@ class FCOSCheckpointer(DetectionCheckpointer):
         if not file.is_file():
             return "there is no such file, though last_checkpoint names it"
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # the weights stay on the disk
+            content = load_torch(file, mmap=True)
         except Exception as error:  # a broken file stops its reader with nearly any exception
             return f"it is truncated, or no checkpoint ({_first_line(error)})"
         parts = content if isinstance(content, dict) else {}
         missing = [part for part in ("model", *self.checkpointables) if part not in parts]
         return f"it is not a checkpoint of a training: it lacks {', '.join(missing)}" if missing else ""
+
+    def last_finite(self) -> Path | None:
+        """The newest checkpoint of this training whose weights are all finite; None if it has written none yet."""
+        for file in _newest_first(self._last) if self._last else []:
+            if not self._why_not_whole(file):
+                weights = load_torch(file, mmap=True)["model"].values()
+                if all(torch.isfinite(weight).all() for weight in weights):
+                    return file
+        return None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """
@@ -149,6 +162,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS: cannot get {path} ({error}). Download it by other means and name the file, or set "
                 'MODEL.WEIGHTS "" to train from random weights'
             ) from error
+        except UnsafeFile as error:
+            raise UserError(f"{path} is not read: {error}") from error
         except Exception as error:  # a broken file stops its reader with nearly any exception
             raise UserError(
                 f"{path} is no checkpoint that can be read ({_first_line(error)}). It may be truncated: get it again, "
@@ -159,8 +174,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
-            with open(filename, "rb") as file:
-                content = _NumpyUnpickler(file, encoding="latin1").load()
+            content = load_pickle(filename)
             if "model" in content and "__author__" in content:
                 return content
             blobs = content.get("blobs", content)
@@ -169,10 +183,12 @@ class FCOSCheckpointer(DetectionCheckpointer):
             # Translated here and not by Detectron2, which would only warn of other shapes.
             weights, _ = convert_c2_detectron_names(weights)
             return {"model": weights, "matching_heuristics": True}
+        if filename.endswith(".pyth"):  # of pycls; Detectron2 would read it by torch's default
+            return {"model": load_torch(filename)["model_state"], "matching_heuristics": True}
         return super()._load_file(filename)
 
-    def _torch_load(self, f: str) -> dict[str, Any]:
-        return torch.load(f, map_location="cpu", weights_only=True)
+    def _torch_load(self, f: str) -> Any:
+        return load_torch(f)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         model = self.model.state_dict()
@@ -222,7 +238,7 @@ def read_class_names(path: str) -> list[str] | None:
     """
     try:
         file = PathManager.get_local_path(path.partition("?")[0])
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # the weights stay on the disk
+        content = load_torch(file, mmap=True)
     except Exception:  # a broken file stops its reader with nearly any exception
         return None
     names = content.get("class_names") if isinstance(content, dict) else None
@@ -238,26 +254,6 @@ def rename(weights: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, An
         candidates = [new + key[len(old) :] for old, new in RENAMES if key.startswith(old)]
         renamed[next((name for name in [key, *candidates] if name in model), key)] = value
     return renamed
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    """Reads Detectron2's .pkl weights and nothing that could run code."""
-
-    ALLOWED = frozenset(
-        (module, name)
-        for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-        for name in ("ndarray", "dtype", "_reconstruct", "scalar")
-    ) | {
-        ("numpy.core.numeric", "_frombuffer"),  # arrays of pickle protocol 5
-        ("numpy._core.numeric", "_frombuffer"),
-        ("_codecs", "encode"),
-        ("collections", "OrderedDict"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}; only numpy arrays are accepted")
-        return super().find_class(module, name)
 
 
 def _write_atomically(path: Path, content: bytes | memoryview) -> None:

@@ -82,6 +82,12 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # "FrozenBN" or "BN".
     timm.NORM = "FrozenBN"
 
+    # Steps in a row whose loss is not finite that a training skips; at one more it stops.
+    cfg.SOLVER.SKIP_NONFINITE_LOSSES = 0
+
+    # What AP and AR are computed by: "hotcoco", or "pycocotools".
+    cfg.TEST.COCO_API = "hotcoco"
+
     # Data sets in COCO's format besides the registered ones of DATASETS.TRAIN and TEST: [[images, json], ...].
     cfg.DATASETS.TRAIN_FOLDERS = []
     cfg.DATASETS.TEST_FOLDERS = []
@@ -97,19 +103,22 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         raise UserError(f"no config file {path}")
     try:
         content = CfgNode.load_yaml_with_base(str(path))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError) as error:
-        raise UserError(f"cannot read config file {path}: {error}") from error
+        given = _flatten(content) if isinstance(content, Mapping) else None
     except TypeError:  # the loader's answer to a file, or a base of it, that is empty or a mere number
-        content = None
+        given = None
     except RecursionError as error:
-        raise UserError(f"config file {path}: its _BASE_ leads back to itself") from error
-    if not isinstance(content, Mapping):
+        raise UserError(
+            f"config file {path}: its _BASE_ leads back to itself, or one of its values holds itself"
+        ) from error
+    except Exception as error:  # YAML's tags stop its reader with nearly any exception
+        raise UserError(f"cannot read config file {path}: {error}") from error
+    if given is None:
         raise UserError(f"config file {path}: it, or its _BASE_, holds no KEY: VALUE pairs")
-    _require_known(cfg, _flatten(content), f"config file {path}")
+    _require_known(cfg, given, f"config file {path}")
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (KeyError, ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"config file {path}: {_why(cfg, _flatten(content), error)}") from error
+        raise UserError(f"config file {path}: {_why(cfg, given, error)}") from error
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:

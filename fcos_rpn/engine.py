@@ -19,19 +19,17 @@ from torch import nn
 
 from .checkpoint import FCOSCheckpointer
 from .data import CheckedDatasetMapper, TrainLoader, class_names
+from .divergence import DivergenceGuard
+from .divergence import TrainingDiverged as TrainingDiverged
 from .errors import UserError, require_one_of
 from .evaluation import FCOSEvaluator, FCOSWithProposals, results_table, write_results
 from .modeling.inference import optimize_for_inference
 from .modeling.meta_arch import FCOS
-from .modeling.test_time_augmentation import FCOSWithTTA
+from .modeling.tta import FCOSWithTTA
 from .prepare import require_registered_parts
-from .replay import Replay
+from .replay import Replay, settings_of, warn_of_ignored
 
 CLIP_TYPES = ("value", "norm", "full_model")
-
-
-class TrainingDiverged(UserError):  # noqa: N818
-    """The loss or what the network predicts is no longer finite."""
 
 
 class Trainer(DefaultTrainer):
@@ -78,29 +76,30 @@ class Trainer(DefaultTrainer):
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self.guard = DivergenceGuard(
+            max_skipped_in_a_row=cfg.SOLVER.SKIP_NONFINITE_LOSSES,
+            last_finite=self.checkpointer.last_finite,
+            advice="Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True",
+        )
         self.register_hooks(self.build_hooks())
 
     def run_step(self) -> None:
         """
         Raises:
-            TrainingDiverged: the weights are still those before the step.
+            TrainingDiverged: the weights are still those of before the step.
         """
-        try:
+        with self.guard.watch(self._trainer.model):
             super().run_step()
-        except FloatingPointError as error:
-            raise TrainingDiverged(
-                f"training diverged at iteration {self.iter}, learning rate {self.optimizer.param_groups[0]['lr']:g}: "
-                f"{error}\nThe last checkpoint, if there is one, is in {self.cfg.OUTPUT_DIR}. Lower SOLVER.BASE_LR, "
-                "lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
-            ) from error
 
     def resume_or_load(self, resume: bool = True) -> None:
+        given = settings_of(self.optimizer)
         super().resume_or_load(resume)
+        warn_of_ignored(given, settings_of(self.optimizer), self.checkpointer.get_checkpoint_file())
         if 0 < self.start_iter == self.max_iter:  # perhaps killed between the last checkpoint and this one
             self.checkpointer.save("model_final", iteration=self.iter)
 
     def build_hooks(self) -> list[Any]:
-        return [Replay(self.cfg.SEED), *super().build_hooks()]
+        return [self.guard, Replay(self.cfg.SEED), *super().build_hooks()]
 
     def after_train(self) -> None:
         # After an error in the last iteration Detectron2 would still evaluate.
@@ -144,7 +143,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
-        return FCOSEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
+        return FCOSEvaluator(
+            dataset_name,
+            output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name),
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            api=cfg.TEST.COCO_API,
+        )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, with_tta: bool = False) -> "OrderedDict[str, Any]":

@@ -1,6 +1,7 @@
 """From a config as it was given to one that a model can be built from: its parts, its data sets, its device."""
 
 import operator
+from reprlib import repr as short_repr
 
 import torch
 from detectron2.config import CfgNode
@@ -15,9 +16,11 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
 )
+from detectron2.utils.file_io import PathManager
 
 from .data import class_names, register_coco_folder, require_files
 from .errors import UserError
+from .safe_loading import load_pickle
 
 PARTS = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -55,12 +58,18 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
         is_training: whether the training data will be needed.
 
     Raises:
-        UserError: if a data set is missing, unknown or broken, or two have different classes.
+        UserError: if a data set is missing, unknown or broken, or two have different classes, or a file of proposals
+            holds more than these.
     """
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for key in ("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST")[0 if is_training else 1 :]:
+            for file in cfg.DATASETS[key]:
+                _require_plain(f"DATASETS.{key}", file)
     for key in ("TRAIN_FOLDERS", "TEST_FOLDERS"):
         for pair in cfg.DATASETS[key]:
             if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise UserError(f"DATASETS.{key} must be a list of [images, json], so {pair!r} does not fit in")
+                misfit = short_repr(pair)
+                raise UserError(f"DATASETS.{key} must be a list of [images, json], so {misfit} does not fit in")
     train, test = (
         tuple(register_coco_folder(images, json, output_dir=cfg.OUTPUT_DIR) for images, json in folders)
         for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
@@ -74,6 +83,14 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     for name in used:
         require_files(name)
     set_num_classes(cfg, len(class_names(used)))
+
+
+def _require_plain(key: str, file: str) -> None:
+    """Of a pickle, which Detectron2 will read with all code that it may hold."""
+    try:
+        load_pickle(PathManager.get_local_path(file))
+    except Exception as error:  # a broken file stops its reader with nearly any exception
+        raise UserError(f"{key}: {file} is not read: {error}") from error
 
 
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:

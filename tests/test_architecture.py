@@ -27,7 +27,7 @@ FLOORS = {
     "meta_arch": 4,
     "proposal_generator": 4,
     "two_stage": 4,
-    "test_time_augmentation": 5,
+    "tta": 5,
 }
 """A module of `modeling` imports those of lower floors only. A new module gets its floor here."""
 

@@ -1,5 +1,4 @@
 import logging
-import os
 import pickle
 import resource
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import CLASS_LAYERS, FCOSCheckpointer, read_class_names
 from tests.tiny import tiny_config
+from tests.traps import Trap
 
 RCNN = "GeneralizedRCNNWithProposals"
 
@@ -418,14 +418,28 @@ def test_caffe2s_names_are_translated_and_their_shapes_checked(tmp_path):
     assert "backbone.bottom_up.res2.0.conv1.weight: (64, 64, 1, 1) in the file, (64, 64, 3, 3) in the model" in message
 
 
-class Trap:
-    """Makes a folder when it is unpickled."""
+def test_the_last_finite_checkpoint_is_this_trainings_own(tmp_path):
+    model = nn.Linear(2, 2)
+    checkpointer = FCOSCheckpointer(model, str(tmp_path), trainer=Counter())
+    FCOSCheckpointer(model, str(tmp_path), trainer=Counter()).save("model_0000009")  # of an earlier training
+    assert checkpointer.last_finite() is None
+    checkpointer.save("model_0000010")
+    assert checkpointer.last_finite() == tmp_path / "model_0000010.pth"
+    with torch.no_grad():
+        model.weight[0, 0] = torch.inf
+    checkpointer.save("model_0000011")
+    checkpointer.save("model_final")
+    assert checkpointer.last_finite() == tmp_path / "model_0000010.pth"
+    (tmp_path / "model_0000010.pth").write_bytes(b"PK")
+    (tmp_path / "model_0000009.pth").unlink()
+    assert checkpointer.last_finite() is None
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
+def test_the_checkpoint_that_a_training_was_resumed_from_is_its_last(saved):
+    checkpointer = FCOSCheckpointer(nn.Linear(2, 2), str(saved), trainer=Counter())
+    (saved / "last_checkpoint").write_text("model_0000003.pth")
+    checkpointer.resume_or_load("", resume=True)
+    assert checkpointer.last_finite() == saved / "model_0000003.pth"
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pyth"])
@@ -435,8 +449,30 @@ def test_code_in_a_file_is_not_executed(tmp_path, suffix, nested):
     content = {"model": {"core.head.scales": trap}, "__author__": "a friend"} if nested else trap
     path = tmp_path / f"file{suffix}"
     path.write_bytes(pickle.dumps(content, protocol=2))
-    assert error_of_loading(build(), path).startswith(f"{path} is no checkpoint that can be read")
+    message = error_of_loading(build(), path)
+    assert message.startswith(
+        f"{path} is not read" if suffix == ".pkl" else f"{path} is no checkpoint that can be read"
+    )
+    if suffix != ".pkl":  # as torch writes them
+        torch.save(content, path)
+        message = error_of_loading(build(), path)
+    assert f"{path} is not read: it holds more than weights, namely posix.mkdir" in message
+    assert read_class_names(str(path)) is None
     assert not (tmp_path / "trap").exists()
+
+
+def test_code_in_the_last_checkpoint_is_not_executed(saved, warnings):
+    torch.save({"model": {}, "trainer": Trap(saved / "trap")}, saved / "model_final.pth")
+    assert resumed_count(saved) == 5
+    assert "posix.mkdir" in warnings()[0]
+    assert not (saved / "trap").exists()
+
+
+def test_pycls_weights_load(tmp_path):
+    saved, model = build(seed=0), build(seed=1)
+    torch.save({"model_state": saved.state_dict(), "epoch": 3}, tmp_path / "model.pyth")
+    FCOSCheckpointer(model, require_all=True).load(str(tmp_path / "model.pyth"))
+    assert not differing(saved.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])

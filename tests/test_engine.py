@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -267,10 +268,73 @@ def test_divergence_says_when_and_what_to_do(config, train_loop_log, meta_archit
     assert isinstance(error.value, UserError)
     message = str(error.value)
     assert message.startswith("training diverged at iteration 1, learning rate 1e+30: ")
+    what = "FCOSRPN predicted infinite or NaN values" if meta_architecture == RCNN else "loss_fcos_"
+    assert what in message.splitlines()[0]
+    _, images = message.splitlines()[1].split("Images: ")
+    assert {Path(image).name for image in images.split(", ")} < {"1.png", "2.png", "3.png", "4.png"}
+    assert "There is no checkpoint yet" in message
     for advice in ("BASE_LR", "WARMUP_ITERS", "CLIP_GRADIENTS"):
         assert advice in message
     assert "Starting training" in train_loop_log.text
     assert "Traceback" not in train_loop_log.text
+
+
+def spoil_steps(trainer: Trainer, iterations: set[int]) -> None:
+    """Makes the loss of these iterations infinite."""
+    forward = trainer.model.forward
+
+    def spoilt(batch):
+        losses = forward(batch)
+        return {**losses, "loss_fcos_loc": losses["loss_fcos_loc"] / 0} if trainer.iter in iterations else losses
+
+    trainer.model.forward = spoilt
+
+
+def test_divergence_names_the_last_good_checkpoint(config):
+    cfg = config(MAX_ITER=4, CHECKPOINT_PERIOD=1)
+    cfg.DATASETS.TEST = ()
+    trainer = Trainer(cfg)
+    spoil_steps(trainer, {2})
+    with pytest.raises(TrainingDiverged, match=r"at iteration 2, .*: loss_fcos_loc is inf\n") as error:
+        trainer.train()
+    assert f"finite weights is {Path(cfg.OUTPUT_DIR, 'model_0000001.pth')}. " in str(error.value)
+
+
+def test_steps_can_be_skipped_and_are_counted(config):
+    cfg = config(MAX_ITER=5, SKIP_NONFINITE_LOSSES=1, CHECKPOINT_PERIOD=1)
+    cfg.DATASETS.TEST = ()
+    cfg.MODEL.TORCHVISION.NORM = "BN"
+    trainer = Trainer(cfg)
+    spoil_steps(trainer, {1, 3})
+    trainer.train()
+    weights = [torch.load(Path(cfg.OUTPUT_DIR, f"model_{number:07d}.pth"))["model"] for number in range(5)]
+    is_same = [
+        all(torch.equal(weight, after[name]) for name, weight in before.items())
+        for before, after in itertools.pairwise(weights)
+    ]
+    assert is_same == [True, False, True, False]
+    lines = [json.loads(line) for line in Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
+    counted = {line["iteration"]: line["num_skipped_steps"] for line in lines if "num_skipped_steps" in line}
+    assert counted == {3: 2}  # Detectron2 writes the latest value every 20 iterations
+    saved = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))["trainer"]["hooks"]["DivergenceGuard"]
+    assert saved == {"num_skipped": 2, "num_in_a_row": 0}
+
+
+def test_settings_that_the_checkpoint_overrules_are_said(config, caplog):
+    logging.getLogger("fcos_rpn.replay").addHandler(caplog.handler)
+    train(config(BASE_LR=0.02, MAX_ITER=1))
+    train(config(BASE_LR=0.02, MAX_ITER=2), resume=True)
+    assert "is ignored" not in caplog.text
+    resumed = train(config(BASE_LR=0.01, WEIGHT_DECAY=0.5, MAX_ITER=3), resume=True)
+    logging.getLogger("fcos_rpn.replay").removeHandler(caplog.handler)
+    assert resumed.optimizer.param_groups[0]["initial_lr"] == 0.02
+    last = Path(resumed.cfg.OUTPUT_DIR, "model_final.pth")
+    messages = [*dict.fromkeys(record.getMessage() for record in caplog.records if "ignored" in record.getMessage())]
+    assert messages == [
+        f"SOLVER.{key} {given:g} is ignored: the checkpoint's training has {own:g} and goes on with it. To train with "
+        f"another one, start anew from its weights, without --resume: MODEL.WEIGHTS {last} and another OUTPUT_DIR"
+        for key, given, own in (("BASE_LR", 0.01, 0.02), ("WEIGHT_DECAY", 0.5, 0.0001))
+    ]
 
 
 def test_divergence_in_the_last_iteration_is_not_evaluated(config):

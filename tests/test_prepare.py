@@ -1,14 +1,18 @@
 import json
 import operator
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 
 from fcos_rpn import UserError
 from fcos_rpn.engine import Trainer
 from fcos_rpn.prepare import PARTS, require_device, use_datasets
 from tests.tiny import tiny_config, write_coco_folder
+from tests.traps import Trap
 
 
 @pytest.fixture
@@ -70,6 +74,28 @@ def test_folders_are_pairs():
     cfg.DATASETS.TRAIN_FOLDERS = ["images", "instances.json"]
     with pytest.raises(UserError, match=r"TRAIN_FOLDERS must be a list of \[images, json\], so 'images' does not fit"):
         use_datasets(cfg)
+
+
+def with_proposals(path: Path, key: str) -> CfgNode:
+    cfg = tiny_config()
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.DATASETS[key] = (str(path),)
+    return cfg
+
+
+@pytest.mark.parametrize("key", ["PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"])
+def test_files_of_proposals_hold_numbers_alone(tmp_path, coco_folder, key):
+    path = tmp_path / "proposals.pkl"
+    cfg = with_proposals(path, key)
+    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    with pytest.raises(UserError, match=f"DATASETS.{key}: {path} is not read: .*No such file"):
+        use_datasets(cfg)
+    path.write_bytes(pickle.dumps({"ids": [1], "boxes": [Trap(tmp_path / "trap")]}))
+    with pytest.raises(UserError, match=rf"DATASETS\.{key}: {path} is not read: it holds more than weights"):
+        use_datasets(cfg)
+    assert not (tmp_path / "trap").exists()
+    path.write_bytes(pickle.dumps({"ids": [1], "boxes": [np.zeros((2, 4))], "objectness_logits": [np.zeros(2)]}))
+    use_datasets(cfg)
 
 
 def test_registered_data_set_without_files_is_named(monkeypatch, tmp_path):

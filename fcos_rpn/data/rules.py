@@ -13,6 +13,7 @@ from .outlines import LARGEST_NUMBER, are_numbers, keypoints_problem, segmentati
 LISTS = ("categories", "images", "annotations")
 # Below it, a number from 1 up can be added and the sum still has 64 bits, as tensors of ids need.
 LARGEST_ID = 1 << 62
+LONGEST_FILE_NAME = 4096  # with its folders, on Linux
 
 Entry = dict[str, Any]
 
@@ -55,16 +56,18 @@ def id_problems(key: str, entries: Collection[Any]) -> Iterator[tuple[int, Probl
 
 def category_problems(category: Entry) -> Iterator[Problem]:
     name, keypoints = category.get("name"), category.get("keypoints") or []
-    if not isinstance(name, str) or not name:
+    if not _is_text(name):
         yield Problem("wrong category", f"name {short_repr(name)} is no text; name the class")
-    if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
+    if not isinstance(keypoints, list) or not all(map(_is_text, keypoints)):
         yield Problem("wrong category", f"keypoints {short_repr(keypoints)} is no list of names; correct it")
 
 
 def file_name_problem(image: Entry) -> Problem | None:
     file_name = image.get("file_name")
-    if not isinstance(file_name, str) or not file_name:
+    if not isinstance(file_name, str) or not file_name or "\0" in file_name:
         return Problem("wrong file name", f"file_name {short_repr(file_name)} is no text; name the picture's file")
+    if len(file_name) > LONGEST_FILE_NAME:
+        return Problem("wrong file name", f"file_name {short_repr(file_name)} is too long for a file; correct it")
     if os.path.isabs(file_name) or os.path.normpath(file_name).split(os.sep)[0] == os.pardir:
         text = f"file_name {file_name!r} leaves the folder of the images; make it relative to that folder"
         return Problem("file outside the folder", text)
@@ -121,6 +124,11 @@ def annotation_problems(
         yield Problem("wrong segmentation", problem)
     if problem := keypoints_problem(annotation.get("keypoints"), _keypoint_names(category or {})):
         yield Problem("wrong keypoints", problem)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it can be written to a log: half of one of UTF-16's pairs cannot."""
+    return isinstance(value, str) and bool(value) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _is_side(pixels: object) -> bool:

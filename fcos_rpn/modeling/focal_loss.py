@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 MAX_EXPONENT = 80.0
 """exp(80) is a float32, exp(89) is not."""
@@ -81,8 +80,8 @@ def _loss_and_gradient(logits: Tensor, gamma: float, needs_gradient: bool) -> tu
     Returns:
         () and, if needed, (B,); else the second is empty.
     """
-    # Both from one exponential: F.softplus alone takes longer than all that follows. Up to MAX_EXPONENT nothing overflows,
-    # and above it the softplus is the logit.
+    # Both from one exponential, since torch's softplus takes longer than all that follows. Up to MAX_EXPONENT nothing
+    # overflows, and above it the softplus is the logit.
     odds = logits.clamp(max=MAX_EXPONENT).exp_()  # p / (1 - p)
     p = odds / (1 + odds)
     cross_entropy = torch.maximum(odds.log1p_(), logits)

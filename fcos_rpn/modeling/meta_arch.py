@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .core import FCOSCore
 from .postprocess import FCOSPostProcessor, rescale
-from .training_log import log_picture, log_targets
+from .training_log import log_picture, log_predictions, log_targets
 
 
 @META_ARCH_REGISTRY.register()
@@ -95,6 +95,7 @@ class FCOS(nn.Module):
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
             targets = self.core.assigner(locations, gt_instances)
             log_targets("fcos", self.core.in_features, targets, locations, gt_instances)
+            log_predictions("fcos", predictions, targets)
             if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
                 with torch.no_grad():
                     detections = self.postprocessor(predictions, locations, images.image_sizes)

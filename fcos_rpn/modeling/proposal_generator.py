@@ -8,12 +8,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import ImageList, Instances
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from .core import FCOSCore
 from .head import FCOSPredictions
 from .postprocess import FCOSPostProcessor
-from .training_log import log_targets
+from .training_log import log_predictions, log_targets
 
 MAX_LOGIT = 23.0
 """Detectron2 appends ground truth to the proposals at logit(1 - 1e-10) ≈ 23: no proposal shall be surer."""
@@ -82,7 +83,7 @@ class FCOSRPN(nn.Module):
             and the losses `loss_rpn_{cls,loc,ctr}` (`ctr` if it is predicted), empty at inference.
 
         Raises:
-            FloatingPointError: in training, if a prediction is not finite.
+            FloatingPointError: in training, in all processes, if a prediction of one is not finite.
         """
         predictions, locations = self.core(features)
 
@@ -94,6 +95,7 @@ class FCOSRPN(nn.Module):
             agnostic = [_class_agnostic(instances) for instances in gt_instances]
             targets = self.core.assigner(locations, agnostic)
             log_targets("rpn", self.core.in_features, targets, locations, agnostic)
+            log_predictions("rpn", predictions, targets)
             losses = {
                 f"loss_rpn_{name}": loss * self.loss_weight
                 for name, loss in self.core.criterion(predictions, targets).items()
@@ -124,6 +126,10 @@ def to_proposals(instances: Instances) -> Instances:
 
 
 def _require_finite(predictions: FCOSPredictions) -> None:
-    are_finite = [prediction.detach().isfinite().all() for prediction in predictions if prediction is not None]
-    if not torch.stack(are_finite).all():  # one answer for all, since a GPU is waited for here
+    """Of all processes: one that stopped alone would leave the others waiting for it."""
+    predicted = [prediction.detach() for prediction in predictions if prediction is not None]
+    is_finite = torch.stack([prediction.isfinite().all() for prediction in predicted]).all().float()
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
+    if not is_finite:  # one answer for all, since a GPU is waited for here
         raise FloatingPointError("FCOSRPN predicted infinite or NaN values. Training has diverged.")

@@ -1,4 +1,4 @@
-"""What a training step shows in Detectron2's log: figures of its targets, and a picture of what it finds.
+"""What a training step shows in Detectron2's log: figures of its targets and boxes, and a picture of what it finds.
 
 `centerness_entropy` answers the question asked most often about FCOS, why the centerness loss stays near 0.6: its
 targets lie between 0 and 1, so that even a perfect prediction costs their entropy.
@@ -6,6 +6,7 @@ targets lie between 0 and 1, so that even a perfect prediction costs their entro
 Shapes: N images, L levels, R locations, P positives, M boxes.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +21,18 @@ from torch.nn import functional as F
 
 from .assigner import FCOSTargets
 from .geometry import Locations, compute_centerness
+from .head import FCOSPredictions
+
+logger = logging.getLogger(__name__)
 
 PERIOD = 20
 """Iterations from one entry of Detectron2's log to the next; in between nobody would see the figures."""
 
 MAX_SHOWN = 20
 """Detections in a picture."""
+
+ZERO_SIZE = "boxes_of_zero_size"
+"""Share of the positives whose predicted box has no area."""
 
 
 def log_targets(
@@ -74,6 +81,33 @@ def target_statistics(
         found["mean_centerness"] = centerness.mean()
         found["centerness_entropy"] = F.binary_cross_entropy(centerness, centerness)
     return found
+
+
+def log_predictions(role: str, predictions: FCOSPredictions, targets: FCOSTargets) -> None:
+    """Put `ZERO_SIZE` into Detectron2's event storage as `role/name`, if there is one, it is time and there are
+    positives; say once, at the second such entry in a row, if it is all of them.
+
+    That is what a dead regressor predicts: a ReLU that all locations have below 0 gets no gradient any more.
+    """
+    if not has_event_storage() or not len(targets.positives):
+        return
+    storage = get_event_storage()
+    if storage.iter % PERIOD:
+        return
+    ltrb = predictions.ltrb.detach().flatten(0, 1)[targets.positives]  # (P, 4)
+    sides = ltrb[:, :2] + ltrb[:, 2:]
+    name = f"{role}/{ZERO_SIZE}"
+    storage.put_scalar(name, float((sides <= 0).any(dim=1).float().mean()), smoothing_hint=False)
+    is_dead = [share == 1 for share, _ in storage.history(name).values()]
+    if is_dead[-2:] == [True, True] and is_dead[-3:] != [True] * 3:
+        logger.warning(
+            "%s: all boxes predicted for positives have zero size, at iteration %d as at the entry of the log before. "
+            "The regressor has died, and does not learn any more: start anew, from a checkpoint before that without "
+            "--resume or from the first weights, with a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True, or with MODEL.FCOS.BBOX_ACTIVATION exp, which cannot die",
+            role,
+            storage.iter,
+        )
 
 
 def log_picture(x: dict[str, Any], detections: Instances, *, input_format: str) -> None:

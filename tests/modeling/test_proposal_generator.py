@@ -1,3 +1,5 @@
+import datetime
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -152,6 +154,25 @@ def test_diverged_predictions_stop_training_and_are_dropped_in_evaluation(broken
         model.train()(IMAGES, features(), ground_truth())
     proposals, _ = model.eval()(IMAGES, features())
     assert [len(found) for found in proposals] == [0, 0]
+
+
+def run_rank(rank, folder):
+    """One of two processes, of which the second alone predicts NaN."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
+    )
+    model = generator().train()
+    model.core.head.bbox_pred.bias.data[0] = float("nan") if rank == 1 else 0.0
+    with pytest.raises(FloatingPointError, match="FCOSRPN predicted"):
+        model(IMAGES, features(), ground_truth())
+    (folder / f"{rank}").touch()
+    torch.distributed.destroy_process_group()
+
+
+def test_diverged_predictions_stop_all_processes(tmp_path):
+    torch.multiprocessing.start_processes(run_rank, args=(tmp_path,), nprocs=2, start_method="fork")
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()
 
 
 def test_training_needs_ground_truth():

@@ -1,3 +1,4 @@
+import logging
 import math
 
 import pytest
@@ -6,7 +7,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from fcos_rpn import FCOSAssigner, compute_locations
-from fcos_rpn.modeling.training_log import log_picture, log_targets, target_statistics
+from fcos_rpn.modeling.head import FCOSPredictions
+from fcos_rpn.modeling.training_log import log_picture, log_predictions, log_targets, target_statistics
 
 LOCATIONS = compute_locations([(2, 4), (1, 2)], [8, 16])
 """x at 4, 12, 20, 28 and y at 4, 12 on the first level; (8, 8) and (24, 8) on the second."""
@@ -71,6 +73,66 @@ def test_logged_now_and_then():
         assert storage.latest()["fcos/num_positives_p3"] == (1.0, 40)
         assert storage.latest()["fcos/boxes_without_positive"][0] == 0
     assert logged == [0, 20, 40]
+
+
+def predictions(ltrb):
+    """The same distances at every location of one image."""
+    num_locations = len(LOCATIONS.points)
+    logits = torch.zeros(1, num_locations, 1)
+    return FCOSPredictions(logits, torch.tensor([[ltrb]]).expand(1, num_locations, 4), None)
+
+
+FLAT, WIDE = [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.5]
+"""Without and with a height."""
+
+
+def logged_shares(shown):
+    """What is predicted at each entry of the log -> what is logged."""
+    targets = assign([instances([[1, 1, 7, 9], [9, 9, 15, 15]])])
+    with EventStorage() as storage:
+        for number, ltrb in enumerate(shown):
+            storage.iter = 20 * number
+            log_predictions("rpn", predictions(ltrb), targets)
+        return [share for share, _ in storage.history("rpn/boxes_of_zero_size").values()]
+
+
+def test_the_share_of_boxes_without_a_size_is_logged():
+    assert logged_shares([WIDE, FLAT, WIDE]) == [0, 1, 0]
+    targets = assign([instances([[1, 1, 7, 9], [9, 9, 15, 15]])])  # (4, 4) and (12, 12) are positive: rows 0 and 5
+    mixed = predictions(WIDE).ltrb.clone()
+    mixed[0, 5] = torch.zeros(4)
+    with EventStorage() as storage:
+        log_predictions("fcos", FCOSPredictions(mixed[..., :1], mixed, None), targets)
+        assert storage.latest()["fcos/boxes_of_zero_size"] == (0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("shown", "num_warnings"),
+    [
+        ([WIDE, FLAT, WIDE, FLAT], 0),  # a batch with few positives may be so by chance
+        ([FLAT, FLAT], 1),
+        ([WIDE, FLAT, FLAT, FLAT, FLAT], 1),  # said once
+        ([FLAT, FLAT, WIDE, FLAT, FLAT], 2),  # once for each time
+    ],
+)
+def test_a_dead_regressor_is_said(caplog, detectron2_restored, shown, num_warnings):
+    logging.getLogger("fcos_rpn").propagate = True
+    logged_shares(shown)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == num_warnings
+    assert all(message.startswith("rpn: all boxes predicted for positives have zero size") for message in messages)
+    assert all(key in message for message in messages for key in ("BASE_LR", "BBOX_ACTIVATION exp"))
+
+
+def test_predictions_are_looked_at_now_and_then_and_with_positives_alone():
+    targets, empty = assign([instances([[1, 1, 7, 9]])]), assign([instances([])])
+    log_predictions("fcos", predictions(FLAT), targets)  # without a storage nothing happens
+    with EventStorage() as storage:
+        for storage.iter in range(1, 20):
+            log_predictions("fcos", predictions(FLAT), targets)
+        storage.iter = 20
+        log_predictions("fcos", predictions(FLAT), empty)
+        assert not storage.latest()
 
 
 def test_a_picture_of_the_truth_beside_the_detections():
