@@ -104,6 +104,7 @@ def test_detectron2s_own_defaults_stay_untouched(cfg):
         "MODEL.RPN": ["NORM"],
         "MODEL.ROI_HEADS": ["OBJECTNESS_TEMPERATURE"],
         "SOLVER": ["SKIP_NONFINITE_LOSSES"],
+        "TEST": ["COCO_API"],
         "DATASETS": ["TRAIN_FOLDERS", "TEST_FOLDERS"],
     }
     for group, names in added.items():

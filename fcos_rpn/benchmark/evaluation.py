@@ -1,7 +1,7 @@
-"""Boxes and ground truth -> figures: AP of detections, and AR100 and AR1k of proposals.
+"""Outputs of a model and ground truth -> figures: AP of detections, and AR100 and AR1k of proposals.
 
-Detectron2's own AR is another figure (see `FCOSEvaluator`), which ours reports, too, and so cannot be faster than. Its
-AP is faster where its C++ extension is built; here it is not used. Memory is the process's, since torch has no part.
+Detectron2's own AR is another figure (see `FCOSEvaluator`), which ours reports, too. Its AP is faster where its C++
+extension is built; here it is not used. Memory is the process's, since torch has no part.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..evaluation import FCOSEvaluator, coco
+from ..evaluation import FCOSEvaluator
 from .inputs import SEED, random_boxes
 from .measuring import OURS, Comparison, Setup
 
@@ -39,10 +38,9 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
     proposals = [{"proposals": output["proposals"]} for output in outputs]
     figures = {"AP, AR100, AR1k": outputs} if setup.is_quick else {"AP, AR100, AR1k": outputs, "AR100, AR1k": proposals}
     for figure, of_images in figures.items():
-        ours = with_evaluator(FCOSEvaluator, content, of_images)
         cases = {
-            OURS: ours,
-            f"{OURS}, pycocotools": without_hotcoco(ours),
+            OURS: with_evaluator(FCOSEvaluator, content, of_images),
+            f"{OURS}, pycocotools": with_evaluator(FCOSEvaluator, content, of_images, api="pycocotools"),
             "detectron2": with_evaluator(COCOEvaluator, content, of_images),
             "pycocotools": with_pycocotools(content, of_images),
         }
@@ -97,30 +95,25 @@ def random_outputs(content: dict[str, Any]) -> list[dict[str, Instances]]:
 
 
 def with_evaluator(
-    evaluator_type: type[COCOEvaluator], content: dict[str, Any], outputs: list[dict[str, Instances]]
+    evaluator_type: type[COCOEvaluator], content: dict[str, Any], outputs: list[dict[str, Instances]], **kwargs: Any
 ) -> Callable[[], Any]:
-    """What follows on the last image; the evaluator has collected the boxes of all."""
+    """From what the model found to figures; the evaluator has read the annotations."""
     name = f"fcos_rpn_benchmark_{evaluator_type.__name__}"
     with tempfile.TemporaryDirectory() as folder:
         json_file = Path(folder) / "annotations.json"
         json_file.write_text(json.dumps(content))
         MetadataCatalog.get(name).json_file = str(json_file)
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = evaluator_type(name, tasks=("bbox",), distributed=False, use_fast_impl=False)
+            evaluator = evaluator_type(name, tasks=("bbox",), distributed=False, use_fast_impl=False, **kwargs)
         MetadataCatalog.remove(name)
-    evaluator.reset()
-    evaluator.process([{"image_id": image["id"]} for image in content["images"]], outputs)
-    return _quiet(evaluator.evaluate)
+    inputs = [{"image_id": image["id"]} for image in content["images"]]
 
+    def evaluate() -> Any:
+        evaluator.reset()
+        evaluator.process(inputs, outputs)
+        return evaluator.evaluate()
 
-def without_hotcoco(run: Callable[[], Any]) -> Callable[[], Any]:
-    """As where that library is not installed."""
-
-    def run_with_pycocotools() -> Any:
-        with mock.patch.object(coco, "_coco_api", return_value=(COCO, COCOeval)):
-            return run()
-
-    return run_with_pycocotools
+    return _quiet(evaluate)
 
 
 def with_pycocotools(content: dict[str, Any], outputs: list[dict[str, Instances]]) -> Callable[[], Any]:

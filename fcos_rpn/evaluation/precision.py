@@ -34,17 +34,20 @@ class PrecisionRecall(NamedTuple):
         return {"AP": float(100 * self.precision.mean()), **at_thresholds}
 
 
-def precision_recall(annotations: Annotations, boxes: BoxesOfImages, *, limit: int = 100) -> PrecisionRecall:
+def precision_recall(
+    annotations: Annotations, boxes: BoxesOfImages, *, limit: int = 100, api: str = "hotcoco"
+) -> PrecisionRecall:
     """Precision over recall of boxes whatever their class, those of all images ranked together by score.
 
     Args:
         annotations, boxes: see `match_class_agnostic`. The scores of different images must compare.
         limit: of every image the best so many boxes count.
+        api: see `match_class_agnostic`.
 
     Raises:
         UserError: see `match_class_agnostic`.
     """
-    coco_eval = match_class_agnostic(annotations, boxes, limits=[limit])
+    coco_eval = match_class_agnostic(annotations, boxes, limits=[limit], api=api)
     precision = np.asarray(coco_eval.eval["precision"])[:, :, 0, 0, 0]  # (T, 101, 1, 4, 1) -> (T, 101): all areas
     return PrecisionRecall(
         recall=np.asarray(coco_eval.params.recThrs), precision=np.where(precision < 0, np.nan, precision)

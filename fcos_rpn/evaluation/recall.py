@@ -24,7 +24,11 @@ class RecallCurves(NamedTuple):
 
 
 def average_recall(
-    annotations: Annotations, proposals: BoxesOfImages, *, limits: Sequence[int] = (100, 1000)
+    annotations: Annotations,
+    proposals: BoxesOfImages,
+    *,
+    limits: Sequence[int] = (100, 1000),
+    api: str = "hotcoco",
 ) -> dict[str, float]:
     """Class-agnostic average recall of boxes over the IoU thresholds .50, .55, ... .95, by COCO's protocol.
 
@@ -34,6 +38,7 @@ def average_recall(
     Args:
         annotations, proposals: see `match_class_agnostic`.
         limits: the numbers of boxes per image to report.
+        api: see `match_class_agnostic`.
 
     Returns:
         Percentages under Detectron2's names: AR@100 (all areas), ARs@100 (area up to 32²), ARm@100 (32² to 96²),
@@ -43,7 +48,7 @@ def average_recall(
         UserError: see `match_class_agnostic`.
     """
     limits = sorted(limits)
-    recall = _recall(annotations, proposals, limits).mean(axis=0)  # (4, limits)
+    recall = _recall(annotations, proposals, limits, api).mean(axis=0)  # (4, limits)
     return {
         f"AR{suffix}@{limit}": float(recall[area_index, limit_index])
         for limit_index, limit in enumerate(limits)
@@ -52,27 +57,33 @@ def average_recall(
 
 
 def recall_by_iou(
-    annotations: Annotations, proposals: BoxesOfImages, *, limits: Sequence[int] = (100, 1000)
+    annotations: Annotations,
+    proposals: BoxesOfImages,
+    *,
+    limits: Sequence[int] = (100, 1000),
+    api: str = "hotcoco",
 ) -> dict[str, dict[str, float]]:
     """The recalls that `average_recall` is the mean of, all areas together.
 
     Args:
-        annotations, proposals, limits: see `average_recall`.
+        annotations, proposals, limits, api: see `average_recall`.
 
     Returns:
         Percentages by limit and IoU threshold: `["100"]["0.50"]`.
     """
     limits = sorted(limits)
-    recall = _recall(annotations, proposals, limits)[:, 0]  # (T, limits)
+    recall = _recall(annotations, proposals, limits, api)[:, 0]  # (T, limits)
     return {
         str(limit): {f"{iou:.2f}": float(recall[row, column]) for row, iou in enumerate(IOU_THRESHOLDS)}
         for column, limit in enumerate(limits)
     }
 
 
-def _recall(annotations: Annotations, proposals: BoxesOfImages, limits: Sequence[int]) -> npt.NDArray[np.float64]:
+def _recall(
+    annotations: Annotations, proposals: BoxesOfImages, limits: Sequence[int], api: str
+) -> npt.NDArray[np.float64]:
     """(T, 4, limits) percentages by IoU threshold and area; NaN where no ground truth has such an area."""
-    coco_eval = match_class_agnostic(annotations, proposals, limits=limits)
+    coco_eval = match_class_agnostic(annotations, proposals, limits=limits, api=api)
     # summarize() knows only the limits 1, 10, 100, so the figures are read from its table; -1 is "no ground truth".
     recall = np.asarray(coco_eval.eval["recall"])[:, 0]
     return np.where(recall < 0, np.nan, 100 * recall)

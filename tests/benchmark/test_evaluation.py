@@ -26,14 +26,16 @@ def test_all_find_the_same_figures(monkeypatch):
     assert again == ours
 
 
-def test_without_hotcoco_pycocotools_does_the_work(monkeypatch):
-    content = evaluation.random_annotations(2, num_boxes=3)
-    outputs = evaluation.random_outputs(content)
-    run = evaluation.with_evaluator(evaluation.FCOSEvaluator, content, [{"proposals": o["proposals"]} for o in outputs])
+def test_each_case_uses_its_library(monkeypatch):
+    monkeypatch.setattr(evaluation, "QUICK_NUM_IMAGES", 2)
+    monkeypatch.setattr(evaluation, "NUM_PROPOSALS", 10)
+    (found,) = evaluation.comparisons(Setup(is_quick=True))
 
     def fail(*_):
         raise ZeroDivisionError
 
     monkeypatch.setattr(evaluation.COCOeval, "accumulate", fail)
-    with pytest.raises(ZeroDivisionError):
-        evaluation.without_hotcoco(run)()
+    found.cases.pop("fcos_rpn")()
+    for run in found.cases.values():
+        with pytest.raises(ZeroDivisionError):
+            run()

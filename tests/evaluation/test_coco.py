@@ -1,9 +1,11 @@
 import logging
 
+import pycocotools.cocoeval
 import pytest
 
 from fcos_rpn.errors import UserError
-from fcos_rpn.evaluation import average_recall
+from fcos_rpn.evaluation import average_recall, precision_recall, recall_by_iou
+from fcos_rpn.evaluation.coco import coco_api
 from tests.evaluation.cases import WORKED_ANNOTATIONS, WORKED_PROPOSALS
 
 
@@ -13,6 +15,21 @@ def test_pycocotools_is_announced_as_slow(coco_library, caplog):
         average_recall(WORKED_ANNOTATIONS, WORKED_PROPOSALS)
     warnings = [record for record in caplog.records if "fcos_rpn[fast-eval]" in record.getMessage()]
     assert len(warnings) == {"hotcoco": 0, "pycocotools": 1}[coco_library]
+
+
+def test_either_library_can_be_chosen(monkeypatch):
+    assert coco_api("pycocotools").coco_eval is pycocotools.cocoeval.COCOeval
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pycocotools.cocoeval.COCOeval, "accumulate", fail)
+    for function in (average_recall, recall_by_iou, precision_recall):
+        function(WORKED_ANNOTATIONS, WORKED_PROPOSALS)
+        with pytest.raises(ZeroDivisionError):
+            function(WORKED_ANNOTATIONS, WORKED_PROPOSALS, api="pycocotools")
+    with pytest.raises(UserError, match=r"no COCO API 'pycoco'.*hotcoco, pycocotools"):
+        average_recall(WORKED_ANNOTATIONS, WORKED_PROPOSALS, api="pycoco")
 
 
 def test_user_errors_name_file_and_image(tmp_path):

@@ -1,18 +1,25 @@
+import copy
 import itertools
 import json
 import math
+import pickle
 from pathlib import Path
 
+import numpy as np
+import pycocotools.cocoeval
+import pycocotools.mask
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
+from fcos_rpn.errors import UserError
 from fcos_rpn.evaluation import FCOSEvaluator, FCOSWithProposals
-from tests.evaluation.cases import assert_equal_figures, coco_dataset
+from tests.evaluation.cases import assert_equal_figures, coco_dataset, random_detections
 from tests.tiny import tiny_batch, tiny_config
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "data" / "golden"
@@ -54,9 +61,9 @@ def rpn_proposals(boxes, scores):
     )
 
 
-def evaluate(dataset_name, outputs, **kwargs):
+def evaluate(dataset_name, outputs, evaluator_type=FCOSEvaluator, **kwargs):
     """`outputs`: image id -> what a model returns for that image."""
-    evaluator = FCOSEvaluator(dataset_name, distributed=False, **kwargs)
+    evaluator = evaluator_type(dataset_name, distributed=False, **kwargs)
     evaluator.reset()
     for image_id, output in outputs.items():
         evaluator.process([{"image_id": image_id}], [output])
@@ -90,6 +97,66 @@ def test_detections_and_proposals_are_scored_in_one_run(register_dataset, tmp_pa
     expected = {"AR@100": 50.0, "ARs@100": 50.0, "ARm@100": 50.0, "ARl@100": nan}
     assert_equal_figures(results["box_detections"], expected)
     assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_and_files_are_the_same_with_hotcoco_and_pycocotools(register_dataset, tmp_path, seed):
+    annotations, found = random_detections(seed)
+    for annotation in annotations["annotations"]:  # Detectron2's loader refuses ignored objects
+        del annotation["ignore"], annotation["keypoints"], annotation["num_keypoints"]
+    name = register_dataset(annotations)
+    to_class = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    outputs = {}
+    for image in annotations["images"]:
+        rows = [row for row in found if row["image_id"] == image["id"]]
+        boxes = [[x, y, x + width, y + height] for x, y, width, height in (row["bbox"] for row in rows)]
+        scores = [row["score"] for row in rows]
+        detections = instances(boxes, scores, [to_class[row["category_id"]] for row in rows])
+        masks = [pycocotools.mask.decode(row["segmentation"]) for row in rows]
+        detections.pred_masks = torch.tensor(np.array(masks).reshape(-1, 200, 200))
+        outputs[image["id"]] = {"instances": detections, "proposals": rpn_proposals(boxes, scores)}
+
+    results = {}
+    for api, evaluator_type in [("hotcoco", FCOSEvaluator), ("pycocotools", FCOSEvaluator), ("theirs", COCOEvaluator)]:
+        kwargs = {"api": api} if evaluator_type is FCOSEvaluator else {}
+        copies = copy.deepcopy(outputs)
+        results[api] = evaluate(name, copies, evaluator_type, output_dir=str(tmp_path / api), **kwargs)
+    assert results["hotcoco"].keys() == results["pycocotools"].keys()
+    assert {"AP", "AP-2", "AP-8"} <= results["hotcoco"]["segm"].keys()
+    for task, figures in results["pycocotools"].items():
+        assert_equal_figures(results["hotcoco"][task], figures)
+    for ours, theirs in [("bbox", "bbox"), ("segm", "segm"), ("box_proposals_detectron2", "box_proposals")]:
+        assert_equal_figures(results["hotcoco"][ours], results["theirs"][theirs])
+    for api in ("hotcoco", "pycocotools"):
+        assert {path.name for path in (tmp_path / api).iterdir()} == {
+            path.name for path in (tmp_path / "theirs").iterdir()
+        }
+        for file, read in [("coco_instances_results.json", json.loads), ("box_proposals.pkl", pickle.loads)]:
+            actual, expected = (read((tmp_path / writer / file).read_bytes()) for writer in (api, "theirs"))
+            np.testing.assert_equal(actual, expected)
+
+
+def test_the_library_is_the_chosen_one(register_dataset, monkeypatch):
+    boxes = [(0, 0, 20, 20)]
+    name = register_dataset(coco_dataset([boxes]))
+    output = {1: {"instances": instances(boxes, [1.0]), "proposals": rpn_proposals(boxes, [1.0])}}
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pycocotools.cocoeval.COCOeval, "accumulate", fail)
+    assert evaluate(name, output)["bbox"]["AP"] == pytest.approx(100)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(name, output, api="pycocotools")
+    with pytest.raises(UserError, match=r"no COCO API 'coco'"):
+        evaluate(name, output, api="coco")
+
+
+def test_a_class_that_the_data_set_lacks_is_an_error(register_dataset):
+    name = register_dataset(coco_dataset([[(0, 0, 20, 20)]]))
+    output = {1: {"instances": instances([(0, 0, 20, 20)], [1.0], classes=[2])}}
+    with pytest.raises(UserError, match=r"predicts class 2, but the data set has 2 classes"):
+        evaluate(name, output)
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
