@@ -23,9 +23,11 @@ from torch import nn
 from .checkpoint import FCOSCheckpointer
 from .data import TrainLoader, class_names, register_coco_folder, require_files
 from .data.loader import ImageOrder, Record, are_wide
-from .engine import TrainingDiverged, in_fast_layout
+from .divergence import DivergenceGuard
+from .engine import in_fast_layout
 from .errors import UserError
 from .evaluation import FCOSWithProposals, results_table, write_results
+from .modeling.inference import optimize_for_inference
 from .modeling.meta_arch import FCOS
 from .replay import Replay
 
@@ -203,7 +205,7 @@ def train(cfg: DictConfig, *, resume: bool = False, reset_class_layers: bool = F
     model = build_model(cfg)
     cfg.optimizer.params.model = model
     device_ids = None if options.device == "cpu" else [comm.get_local_rank()]
-    trainer = (AMPTrainer if options.amp.enabled else SimpleTrainer)(
+    trainer = (_GuardedAMPTrainer if options.amp.enabled else _GuardedTrainer)(
         create_ddp_model(model, device_ids=device_ids, **options.ddp),
         instantiate(cfg.dataloader.train),
         instantiate(cfg.optimizer),
@@ -215,8 +217,14 @@ def train(cfg: DictConfig, *, resume: bool = False, reset_class_layers: bool = F
         class_names=class_names(_names(cfg.dataloader.train)),
         trainer=trainer,
     )
+    trainer.guard = DivergenceGuard(
+        max_skipped_in_a_row=options.get("skip_nonfinite_losses", 0),
+        last_finite=checkpointer.last_finite,
+        advice="Lower optimizer.lr, or lengthen lr_multiplier.warmup_length",
+    )
     trainer.register_hooks(
         [
+            trainer.guard,
             Replay(options.get("seed", -1)),
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
@@ -233,15 +241,22 @@ def train(cfg: DictConfig, *, resume: bool = False, reset_class_layers: bool = F
         )
     checkpointer.resume_or_load(options.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    try:
-        trainer.train(start, options.max_iter)
-    except FloatingPointError as error:
-        lr = trainer.optimizer.param_groups[0]["lr"]
-        raise TrainingDiverged(
-            f"training diverged at iteration {trainer.iter}, learning rate {lr:g}: {error}\nThe last checkpoint, if "
-            f"there is one, is in {options.output_dir}. Lower optimizer.lr, or lengthen lr_multiplier.warmup_length"
-        ) from error
+    trainer.train(start, options.max_iter)
     return evaluate_model(cfg, model)
+
+
+class _GuardedTrainer(SimpleTrainer):
+    """Stops, or skips a step, where the loss is not finite."""
+
+    guard: DivergenceGuard
+
+    def run_step(self) -> None:
+        with self.guard.watch(self.model):
+            super().run_step()
+
+
+class _GuardedAMPTrainer(_GuardedTrainer, AMPTrainer):
+    """The same in mixed precision."""
 
 
 def evaluate(cfg: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
@@ -261,8 +276,11 @@ def evaluate_model(cfg: DictConfig, model: nn.Module) -> Mapping[str, Any]:
     """Results by task and metric, in percent; prints a table and writes `results.json`. {} but on the main process."""
     if not (names := _test_names(cfg)):
         return {}
+    was_training = model.training
+    optimize_for_inference(model.eval())
     shown = FCOSWithProposals(model) if isinstance(model, FCOS) else model
     found = inference_on_dataset(shown, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
+    model.train(was_training)
     if comm.is_main_process():
         name = ", ".join(names)
         logging.getLogger(__name__).info("Results on %s, in percent:\n%s", name, results_table(found))
