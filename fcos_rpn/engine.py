@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .checkpoint import FCOSCheckpointer
-from .data import CheckedDatasetMapper, TrainLoader, class_names
+from .data import CheckedDatasetMapper, TrainLoader, WatchedLoader, class_names
 from .divergence import DivergenceGuard
 from .divergence import TrainingDiverged as TrainingDiverged
 from .errors import UserError, require_one_of
@@ -139,7 +139,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedDatasetMapper(cfg, is_train=False))
+        mapper = CheckedDatasetMapper(cfg, is_train=False)
+        return WatchedLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:

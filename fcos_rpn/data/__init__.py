@@ -16,11 +16,13 @@ from .annotations import CheckedAnnotations, load_annotations
 from .coco_folder import class_names, register_coco_folder, require_files
 from .loader import TrainLoader
 from .mapper import CheckedDatasetMapper, user_message
+from .workers import WatchedLoader
 
 __all__ = [
     "CheckedAnnotations",
     "CheckedDatasetMapper",
     "TrainLoader",
+    "WatchedLoader",
     "class_names",
     "load_annotations",
     "register_coco_folder",

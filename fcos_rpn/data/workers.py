@@ -53,6 +53,23 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
         yield batch
 
 
+class WatchedLoader:
+    """A loader of a data set's batches, once through, whose workers are watched."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """
+        Raises:
+            WorkerDied: see `batches_of`.
+        """
+        return batches_of(self.loader)
+
+
 class _WorkerDiedHandler:
     """torch's handler of SIGCHLD, which raises a RuntimeError if the child was a worker and has not ended well."""
 

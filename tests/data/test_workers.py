@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from fcos_rpn import UserError
 from fcos_rpn.data import TrainLoader
 from fcos_rpn.data.loader import ImageOrder
-from fcos_rpn.data.workers import WorkerDied, batches_of
+from fcos_rpn.data.workers import WatchedLoader, WorkerDied, batches_of
 
 
 class Numbers(Dataset):
@@ -58,6 +58,15 @@ def test_a_worker_that_is_killed_while_nobody_listens_is_said_at_a_later_batch()
             list(batches)  # torch looks after its workers every 5 seconds that it waits
     finally:
         signal.signal(signal.SIGCHLD, handler)
+
+
+def test_an_evaluation_ends_with_the_same_message():
+    loader = WatchedLoader(numbers(1000, num_workers=1))
+    assert len(loader) == 500
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(UserError, match=r"NUM_WORKERS.*--resume"):
+        kill_a_worker(wait=30)
 
 
 def test_a_training_ends_with_one_message():
