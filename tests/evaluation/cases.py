@@ -114,7 +114,8 @@ def random_detections(seed):
     rng.shuffle(detections)
     for detection in detections:
         detection["score"] = rng.choice([0.25, 0.5, 0.75, 1.0])
-        detection["segmentation"] = filled_rle(*detection["bbox"], is_compressed=True)
+        x, y, width, height = detection["bbox"]
+        detection["segmentation"] = filled_rle(x, y, width - 4, height, is_compressed=True)  # of another size by area
     categories = [{"id": category_id, "name": str(category_id)} for category_id in (4, 2, 8, 7)]
     return {"images": images, "categories": categories, "annotations": annotations}, detections
 
