@@ -1,5 +1,5 @@
-"""Several processes for a test. They are forked from this one, which has imported everything: a fresh interpreter takes
-ten seconds for that, each."""
+"""Several processes for a test. A server that has imported everything forks them: a fresh interpreter takes ten seconds
+for that, each, and what is forked from pytest's own process may wait forever for threads of earlier tests."""
 
 import contextlib
 import datetime
@@ -16,15 +16,14 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-# What has used a GPU cannot be forked: there, a server that has imported the same is.
-START_METHOD = "forkserver" if torch.cuda.is_available() else "fork"
+START_METHOD = "forkserver"
 PRELOADED = ["fcos_rpn.engine", "fcos_rpn.launch", "tests.tiny", "torch.distributed.launcher.api"]
 TIMEOUT = datetime.timedelta(seconds=300)
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are forked, from a server if need be; they see no GPU."""
+    """Processes are forked from the server; they see no GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     monkeypatch.setattr(
