@@ -63,7 +63,7 @@ def test_memory_that_stays_is_no_failure(run):
     assert printed.endswith("A worker is killed: a worker has died\n")
     written = json.loads((output / "memory.json").read_text())
     assert abs(written["training"]["slope"]) < 50
-    assert written["fields_of_samples"] == ["seconds", "count", "main", "workers"]
+    assert written["fields_of_samples"] == ["seconds", "done", "main", "workers"]
     assert min(main for _, _, main, _ in written["evaluation"]["samples"]) > 1
     assert max(workers for _, _, _, workers in written["evaluation"]["samples"]) > 0
     assert (output / "memory.png").stat().st_size > 1000
