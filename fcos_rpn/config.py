@@ -27,6 +27,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
     # Depth and normalization of the two towers: "GN", "BN" or "SyncBN", both with statistics per level, or "" for none.
     fcos.NUM_CONVS = 4
+    # Depth of a tower that both stand on; with NUM_CONVS 0 they are nothing but that.
+    fcos.NUM_SHARED_CONVS = 0
     fcos.NORM = "GN"
     # A bias before the normalization, as in converted checkpoints; without a normalization there always is one.
     fcos.TOWER_BIAS = False

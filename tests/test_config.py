@@ -18,6 +18,7 @@ RECIPE = {
     "CENTER_SAMPLING_RADIUS": 1.5,
     "LOCATION_OFFSET": 0.5,
     "NUM_CONVS": 4,
+    "NUM_SHARED_CONVS": 0,
     "NORM": "GN",
     "TOWER_BIAS": False,
     "USE_DEFORMABLE": False,

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """What it takes for a Faster R-CNN to gain from FCOS proposals: remedies, tried on the anchor RPN as well.
 
-A system is a proposal generator and the remedies that it gets: rpn, fcos_rpn, fcos_rpn+p2, fcos_rpn+p2+fused, ...;
-`fcos` is the one-stage detector. All have the same backbone, images, batch, schedule and seeds; a generator's learning
-rate is the best of --rates on a fold of the training images. Stopped at any moment, the same command goes on.
+A system is a proposal generator and the remedies that it gets: rpn, fcos_rpn, fcos_rpn+p2, fcos_rpn+p2+fused, ...; a
+smaller head of FCOSRPN is named like a remedy: fcos_rpn+convs2; `fcos` is the one-stage detector. All have the same
+backbone, images, batch, schedule and seeds; a generator's learning rate is the best of --rates on a fold of the
+training images. Stopped at any moment, the same command goes on.
 
 Examples:
     tools/compare_two_stage.py --screen --train images train.json --test images val.json --weights mobilenet_v2.pth
@@ -86,6 +87,14 @@ REMEDIES: dict[str, tuple[str, Sequence[Any]]] = {
     "fused2": ("fused scores, temperature 2", [*FUSED, "MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE", 2.0]),
 }
 """Name -> in words, and KEY, VALUE, ..."""
+
+HEADS: dict[str, tuple[str, Sequence[Any]]] = {
+    "convs2": ("towers of 2 convolutions", ["MODEL.FCOS.NUM_CONVS", 2]),
+    "convs1": ("towers of 1 convolution", ["MODEL.FCOS.NUM_CONVS", 1]),
+    "shared4": ("one tower of 4 convolutions", ["MODEL.FCOS.NUM_CONVS", 0, "MODEL.FCOS.NUM_SHARED_CONVS", 4]),
+    "shared1": ("one tower of 1 convolution", ["MODEL.FCOS.NUM_CONVS", 0, "MODEL.FCOS.NUM_SHARED_CONVS", 1]),
+}
+"""Not to gain AP but time, and FCOSRPN's alone; named and given as remedies are."""
 
 NOT_SCREENED = ("warm",)
 """A remedy that has the budget of two trainings."""
@@ -176,14 +185,15 @@ def system_of(name: str) -> System:
             f"--systems {name}: generators are {', '.join(GENERATORS)}; {' and '.join(WITHOUT_REMEDIES)} take no "
             "remedies"
         )
-    if unknown := [remedy for remedy in remedies if remedy not in REMEDIES]:
-        raise UserError(f"--systems {name}: no remedy {', '.join(unknown)}; there are {', '.join(REMEDIES)}")
+    changes = {**REMEDIES, **HEADS} if generator == "fcos_rpn" else REMEDIES
+    if unknown := [remedy for remedy in remedies if remedy not in changes]:
+        raise UserError(f"--systems {name}: no remedy {', '.join(unknown)}; there are {', '.join(changes)}")
     plain, trained = GENERATORS[generator], without_remedies_of_inference(named)
-    overrides = [value for remedy in remedies for value in REMEDIES[remedy][1]]
+    overrides = [value for remedy in remedies for value in changes[remedy][1]]
     if limit:
         overrides += ["MODEL.RPN.POST_NMS_TOPK_TEST", int(limit)]
     return plain._replace(
-        title=", ".join([plain.title, *(REMEDIES[remedy][0] for remedy in remedies)]) + (limit and f", {limit} boxes"),
+        title=", ".join([plain.title, *(changes[remedy][0] for remedy in remedies)]) + (limit and f", {limit} boxes"),
         overrides=overrides,
         weights_of=trained if trained != name else "",
         starts_from="fcos" if "warm" in remedies else "",

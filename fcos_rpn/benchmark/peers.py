@@ -4,7 +4,7 @@ All select alike: score above .05, 1000 candidates a level, suppression at .6 (R
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -169,17 +169,29 @@ def anchor_rpn(device: torch.device, *, config: str = "table6_rpn.yaml") -> Any:
     return _proposal_generator(config, "RPN", device)
 
 
-def our_proposal_generator(device: torch.device) -> Any:
-    """FCOSRPN as it is by default, on P2-P6, with 1000 proposals."""
-    return _proposal_generator("table6_rpn.yaml", "FCOSRPN", device)
+def our_proposal_generator(
+    device: torch.device, *, strides: Mapping[str, int] = RPN_STRIDES, num_convs: int = 4, num_shared_convs: int = 0
+) -> Any:
+    """FCOSRPN as it is by default, on P2-P6, with 1000 proposals; or on other levels, or with a smaller head."""
+    overrides = ["MODEL.FCOS.NUM_CONVS", num_convs, "MODEL.FCOS.NUM_SHARED_CONVS", num_shared_convs]
+    return _proposal_generator("table6_rpn.yaml", "FCOSRPN", device, strides=strides, overrides=overrides)
 
 
-def _proposal_generator(config: str, name: str, device: torch.device) -> Any:
+def _proposal_generator(
+    config: str,
+    name: str,
+    device: torch.device,
+    *,
+    strides: Mapping[str, int] = RPN_STRIDES,
+    overrides: Sequence[Any] = (),
+) -> Any:
     torch.manual_seed(SEED)
     cfg = model_zoo.get_config(f"COCO-Detection/paper/{config}")
+    cfg.merge_from_list(list(overrides))
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = name
+    cfg.MODEL.RPN.IN_FEATURES = list(strides)
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 1000
-    return build_proposal_generator(cfg, Pyramid(RPN_STRIDES).output_shape()).to(device).eval()
+    return build_proposal_generator(cfg, Pyramid(strides).output_shape()).to(device).eval()
 
 
 def _num_classes(ours: FCOS) -> int:

@@ -1,4 +1,4 @@
-"""Feature maps -> proposals: the whole generator, and its selection alone.
+"""Feature maps -> proposals: the whole generator, its selection alone, and what smaller heads cost.
 
 Selection is decoding, the best of each level, suppression and the best of all. What it costs depends on the boxes, so
 there all select from boxes of one distribution, an object's size around each cell, and from random scores.
@@ -14,12 +14,20 @@ from torch import Tensor
 from ..modeling.geometry import encode_boxes
 from ..modeling.head import FCOSPredictions
 from ..modeling.proposal_generator import to_proposals
-from .inputs import RPN_STRIDES, SEED, grid_sizes, locations_of
+from .inputs import FCOS_STRIDES, RPN_STRIDES, SEED, grid_sizes, locations_of
 from .measuring import OURS, Comparison, Setup
 from .peers import anchor_rpn, our_proposal_generator
 
 SIZE, QUICK_SIZE = (800, 1067), (160, 224)
 CHANNELS = 256
+
+SMALLER_HEADS = {
+    "towers of 2": {"num_convs": 2},
+    "towers of 1": {"num_convs": 1},
+    "one tower of 4": {"num_convs": 0, "num_shared_convs": 4},
+    "one tower of 1": {"num_convs": 0, "num_shared_convs": 1},
+}
+"""Convolutions, in place of two towers of 4."""
 
 
 def comparisons(setup: Setup) -> Iterator[Comparison]:
@@ -41,6 +49,18 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
     images = ImageList(torch.empty(1, 3, 0, 0), [size])
     yield Comparison(
         {"part": "whole", **setting},
+        {name: whole_generator(generator, images, features, setup) for name, generator in generators.items()},
+    )
+    generators = {
+        OURS: our_proposal_generator(setup.device, strides=FCOS_STRIDES),
+        **{
+            f"{OURS}, {head}": our_proposal_generator(setup.device, strides=FCOS_STRIDES, **convs)
+            for head, convs in SMALLER_HEADS.items()
+        },
+        "rpn": generators["rpn"],
+    }
+    yield Comparison(
+        {"part": "whole", **setting, "levels": "P3-P7, rpn P2-P6"},
         {name: whole_generator(generator, images, features, setup) for name, generator in generators.items()},
     )
 
@@ -76,7 +96,8 @@ def boxes_around(points: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
 
 def random_features(size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(SEED)
-    grids = zip(RPN_STRIDES, grid_sizes(size, RPN_STRIDES), strict=True)
+    strides = RPN_STRIDES | FCOS_STRIDES
+    grids = zip(strides, grid_sizes(size, strides), strict=True)
     return {name: torch.randn(1, CHANNELS, *grid, generator=generator).to(device) for name, grid in grids}
 
 

@@ -20,7 +20,8 @@ GROWN_FROM_P5 = "build_p5_p67_resnet_fpn_backbone"
 GROWN_FROM_C5 = "build_retinanet_resnet_fpn_backbone"
 """Pyramids whose P6 and P7 come from P5 and, as Detectron2's RetinaNet has it, from C5."""
 
-TOWERS = ("core.head.cls_tower.", "core.head.bbox_tower.")
+SHARED_TOWER, CLS_TOWER = "core.head.shared_tower.", "core.head.cls_tower."
+TOWERS = (SHARED_TOWER, CLS_TOWER, "core.head.bbox_tower.")
 
 
 def read_architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -76,12 +77,19 @@ def _pyramid(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def _head(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "MODEL.FCOS.NUM_CLASSES": _shape(weights, "core.head.cls_logits.weight")[0],
-        "MODEL.FCOS.NUM_CONVS": sum(key.startswith(TOWERS[0]) and value.ndim == 4 for key, value in weights.items()),
+        "MODEL.FCOS.NUM_CONVS": _depth(weights, CLS_TOWER),
         "MODEL.FCOS.NORM": "GN" if _is_normalized(weights) else "",
     }
     if _is_normalized(weights) and _tower_biases(weights):
         settings["MODEL.FCOS.TOWER_BIAS"] = True
+    if num_shared_convs := _depth(weights, SHARED_TOWER):
+        settings["MODEL.FCOS.NUM_SHARED_CONVS"] = num_shared_convs
     return settings
+
+
+def _depth(weights: Mapping[str, Tensor], tower: str) -> int:
+    """Its convolutions."""
+    return sum(key.startswith(tower) and value.ndim == 4 for key, value in weights.items())
 
 
 def _is_normalized(weights: Mapping[str, Tensor]) -> bool:

@@ -92,6 +92,7 @@ class FCOSCore(nn.Module):
                 strides=strides,
                 num_classes=num_classes,
                 num_convs=fcos.NUM_CONVS,
+                num_shared_convs=fcos.NUM_SHARED_CONVS,
                 norm=fcos.NORM,
                 tower_bias=fcos.TOWER_BIAS,
                 use_deformable=fcos.USE_DEFORMABLE,

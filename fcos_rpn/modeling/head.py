@@ -1,5 +1,7 @@
 """FCOS's head: two towers of convolutions, shared by all levels, and three predictors on top (paper, figure 2).
 
+For a cheaper head the towers may stand on a common one, or be nothing but that.
+
 Shapes: N images, L levels, R = Σ Hi·Wi locations (level-major, then row-major), C foreground classes.
 """
 
@@ -56,6 +58,7 @@ class FCOSHead(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         num_convs: int = 4,
+        num_shared_convs: int = 0,
         norm: str = "GN",
         tower_bias: bool = False,
         use_deformable: bool = False,
@@ -71,6 +74,7 @@ class FCOSHead(nn.Module):
             strides: of the L levels, in pixels.
             num_classes: C, foreground only.
             num_convs: depth of each of the two towers.
+            num_shared_convs: depth of a tower that both stand on, for a head that costs less.
             norm: normalization of the towers' convolutions, one of `NORMS`.
             tower_bias: give these convolutions a bias before their normalization, as other implementations do; without
                 a normalization they always have one.
@@ -97,13 +101,15 @@ class FCOSHead(nn.Module):
                 f'MODEL.FCOS.NORM "GN" makes {GN_GROUPS} groups, into which the {in_channels} channels of the pyramid '
                 "(MODEL.FPN.OUT_CHANNELS) cannot be divided"
             )
-        if num_convs < 0:
-            raise UserError(f"MODEL.FCOS.NUM_CONVS must be 0 or more, not {num_convs}")
+        for key, depth in (("NUM_CONVS", num_convs), ("NUM_SHARED_CONVS", num_shared_convs)):
+            if depth < 0:
+                raise UserError(f"MODEL.FCOS.{key} must be 0 or more, not {depth}")
         if use_deformable and num_convs == 0:
             raise UserError("MODEL.FCOS.USE_DEFORMABLE: with NUM_CONVS 0 the towers have no convolution to replace")
         self.strides = list(strides)
         self.bbox_activation = bbox_activation
         self.is_centerness_on_cls = centerness == "cls"
+        self.shared_tower = Tower(in_channels, num_shared_convs, norm, tower_bias, False, len(strides))
         self.cls_tower = Tower(in_channels, num_convs, norm, tower_bias, use_deformable, len(strides))
         self.bbox_tower = Tower(in_channels, num_convs, norm, tower_bias, use_deformable, len(strides))
         self.cls_logits = nn.Conv2d(in_channels, num_classes, kernel_size=3, padding=1)
@@ -132,8 +138,9 @@ class FCOSHead(nn.Module):
         """
         logits, ltrb, centerness = [], [], []
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
-            cls_feature = self.cls_tower(feature, level)
-            bbox_feature = self.bbox_tower(feature, level)
+            shared_feature = self.shared_tower(feature, level)
+            cls_feature = self.cls_tower(shared_feature, level)
+            bbox_feature = self.bbox_tower(shared_feature, level)
             logits.append(self.cls_logits(cls_feature))
             ltrb.append(self._distances(self.bbox_pred(bbox_feature) * self.scales[level], stride))
             if self.centerness is not None:

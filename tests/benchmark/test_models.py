@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fcos_rpn.benchmark import inference, measuring, proposals, training
-from fcos_rpn.benchmark.inputs import RPN_STRIDES, locations_of
+from fcos_rpn.benchmark.inputs import FCOS_STRIDES, RPN_STRIDES, locations_of
 from fcos_rpn.benchmark.measuring import Setup
 from fcos_rpn.benchmark.peers import anchor_rpn, our_proposal_generator
 
@@ -70,12 +70,31 @@ def test_selections_take_the_best_of_the_same_boxes():
     assert 100 < len(peers) <= 1000
 
 
+def test_smaller_heads_have_fewer_convolutions():
+    given = {"strides": FCOS_STRIDES}
+    generators = [our_proposal_generator(CPU, **given, **convs) for convs in ({}, *proposals.SMALLER_HEADS.values())]
+    counts = [
+        sum(isinstance(layer, nn.Conv2d) for name, layer in generator.named_modules() if "_tower." in name)
+        for generator in generators
+    ]
+    assert counts == [8, 4, 2, 4, 1]
+    assert generators[1].core.in_features == ["p3", "p4", "p5", "p6", "p7"]
+
+
 def test_whole_generators_run(monkeypatch):
     monkeypatch.setattr(proposals, "QUICK_SIZE", SIZE)
-    selection, whole = proposals.comparisons(QUICK)
+    selection, whole, smaller = proposals.comparisons(QUICK)
     assert list(selection.cases) == ["fcos_rpn", "rpn"]
     assert list(whole.cases) == ["fcos_rpn", "rpn", "rpn_gn"]
-    for run in whole.cases.values():
+    assert list(smaller.cases) == [
+        "fcos_rpn",
+        "fcos_rpn, towers of 2",
+        "fcos_rpn, towers of 1",
+        "fcos_rpn, one tower of 4",
+        "fcos_rpn, one tower of 1",
+        "rpn",
+    ]
+    for run in [*whole.cases.values(), *smaller.cases.values()]:
         (found,), losses = run()
         assert set(found.get_fields()) == {"proposal_boxes", "objectness_logits"}
         assert losses == {}

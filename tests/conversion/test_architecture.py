@@ -53,6 +53,16 @@ def test_towers_without_normalization():
     assert needless_biases(weights) == []
 
 
+def test_a_shared_tower():
+    weights = named()
+    for key in [key for key in weights if key.startswith("core.head.bbox_tower.")]:
+        del weights[key]  # the other one becomes the shared one
+    weights = {key.replace("cls_tower", "shared_tower"): weight for key, weight in weights.items()}
+    found = read_architecture(weights)
+    assert (found["MODEL.FCOS.NUM_SHARED_CONVS"], found["MODEL.FCOS.NUM_CONVS"]) == (4, 0)
+    assert found["MODEL.FCOS.NORM"] == "GN"
+
+
 def test_biases_are_needless_if_all_are_zero():
     weights = named()
     expected = [f"core.head.{side}_tower.{layer}.bias" for side in ("cls", "bbox") for layer in (0, 3, 6, 9)]

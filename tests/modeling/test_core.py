@@ -74,8 +74,9 @@ def test_unfit_numbers_are_named():
         core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[128.0, 64.0])
     with pytest.raises(UserError, match=r"CENTER_SAMPLING_RADIUS -1 must be 0\.0 or more"):
         core(CENTER_SAMPLING_RADIUS=-1.0)
-    with pytest.raises(UserError, match=r"NUM_CONVS must be 0 or more, not -1"):
-        core(NUM_CONVS=-1)
+    for key in ("NUM_CONVS", "NUM_SHARED_CONVS"):
+        with pytest.raises(UserError, match=rf"\.{key} must be 0 or more, not -1"):
+            core(**{key: -1})
     with pytest.raises(UserError, match=r"IN_FEATURES is empty"):
         core([])
 

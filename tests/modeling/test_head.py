@@ -151,6 +151,25 @@ def test_the_last_convolution_of_both_towers_may_be_deformable(num_convs):
         assert convolutions[-1].offset.weight.abs().sum() == 0
 
 
+@pytest.mark.parametrize("num_convs", [0, 2])
+def test_both_towers_stand_on_the_shared_one(num_convs):
+    """So it is the beginning of two towers that are as deep together, and begin with equal layers."""
+    model = head(num_shared_convs=1, num_convs=num_convs)
+    apart = head(num_convs=1 + num_convs)
+    weights = model.state_dict()
+    given = {key: weight for key, weight in weights.items() if "_tower." not in key}
+    for name in ("cls_tower", "bbox_tower"):
+        given |= {key.replace("shared_tower", name): w for key, w in weights.items() if key.startswith("shared_tower")}
+        for key in [key for key in weights if key.startswith(name)]:
+            _, layer, part = key.split(".")
+            given[f"{name}.{int(layer) + 3}.{part}"] = weights[key]  # behind a convolution, a norm and a ReLU
+    apart.load_state_dict(given)
+
+    inputs = features()
+    for one, other in zip(model(inputs), apart(inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_centerness_sits_on_the_tower_that_is_named():
     for centerness, changed in (("reg", "bbox_tower"), ("iou", "bbox_tower"), ("cls", "cls_tower")):
         model, inputs = head(centerness=centerness), features()

@@ -49,6 +49,15 @@ def test_unknown_generators_are_named(name):
         compare_two_stage.system_of(name)
 
 
+def test_smaller_heads_are_those_of_fcos_rpn():
+    system = compare_two_stage.system_of("fcos_rpn+shared1")
+    cfg = system.read_config()
+    assert system.title == "FCOSRPN, one tower of 1 convolution"
+    assert (cfg.MODEL.FCOS.NUM_CONVS, cfg.MODEL.FCOS.NUM_SHARED_CONVS) == (0, 1)
+    with pytest.raises(UserError, match=r"--systems rpn\+shared1: no remedy shared1"):
+        compare_two_stage.system_of("rpn+shared1")
+
+
 def test_unknown_remedies_are_named():
     with pytest.raises(UserError, match=r"--systems rpn\+p3\+p2: no remedy p3; there are p2, iou6"):
         compare_two_stage.system_of("rpn+p3+p2")

@@ -19,6 +19,7 @@ def fcos_core(cfg: CfgNode, *, in_features: list[str], num_classes: int, in_chan
             strides="${..strides}",
             num_classes=num_classes,
             num_convs=fcos.NUM_CONVS,
+            num_shared_convs=fcos.NUM_SHARED_CONVS,
             norm=fcos.NORM,
             tower_bias=fcos.TOWER_BIAS,
             use_deformable=fcos.USE_DEFORMABLE,
