@@ -5,6 +5,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# The tests of a file stay in one process: they share what is expensive to set up.
+PYTEST_OPTIONS := --numprocesses auto --maxprocesses 4 --dist loadfile
 EXTRAS := detectron2-deps,export,fast-eval,quickstart-deps,timm,test
 
 # The lower ends of setup.py's ranges. ONNX is exported from a newer torch.
@@ -38,7 +40,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST_OPTIONS)
 
 # OLDEST_PYTHON is a version or a path. uv looks for the version, and downloads it if there is none.
 $(OLDEST)/.installed: constraints-oldest.txt setup.py Makefile
@@ -49,7 +51,7 @@ $(OLDEST)/.installed: constraints-oldest.txt setup.py Makefile
 	@touch $@
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest --ignore=tests/export --ignore=tests/tools/test_export_model.py
+	$(OLDEST)/bin/python -m pytest $(PYTEST_OPTIONS) --ignore=tests/export --ignore=tests/tools/test_export_model.py
 
 constraints: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate --no-header \

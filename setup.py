@@ -57,6 +57,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=2.4.1",
             "pytest>=8.0",
+            "pytest-xdist>=3.6.1",
             "ruff>=0.17.5",
             "timm>=1.0.31",
             "types-tabulate",

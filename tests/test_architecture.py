@@ -17,6 +17,7 @@ FLOORS = {
     "deformable": 0,
     "focal_loss": 0,
     "rpn_head": 0,
+    "suppression": 0,
     "head": 1,
     "assigner": 1,
     "inference": 1,

@@ -4,17 +4,18 @@ Shapes: N images, L levels, R = Σ Hi·Wi locations, C foreground classes, K kep
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from ..errors import require_one_of
 from .geometry import Locations, compute_centerness, decode_boxes
 from .head import FCOSPredictions
+from .suppression import best_after_nms
 
 SCORE_FUSIONS = ("geometric", "product")
 """√(class · centerness), or class · centerness."""
@@ -141,16 +142,17 @@ class FCOSPostProcessor:
         locations: Locations,
         image_size: tuple[int, int],
         *,
-        suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
+        suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] | None = None,
     ) -> Selection:
-        """Tensors alone, and no branch on what is in them, so that `torch.export` can follow.
+        """Tensors alone and, but for the suppression, no branch on what is in them, so that `torch.export` can follow.
 
         Args:
             scores: (R, C) of one image; candidates with a negative one are not selected.
             ltrb: (R, 4) distances, in strides.
             locations: R locations.
             image_size: (height, width) in pixels, without the padding.
-            suppress: takes what `batched_nms` takes, and gives what it gives.
+            suppress: in place of `best_after_nms`; takes what torchvision's `batched_nms` takes, and gives what it
+                gives.
         """
         num_classes = scores.shape[1]
         kept_scores, kept_idxs, kept_levels = [], [], []
@@ -171,6 +173,7 @@ class FCOSPostProcessor:
         kept = (is_finite & is_large).nonzero().squeeze(1)
         found = Selection(boxes[kept], candidate_scores[kept], classes[kept], where[kept])
         groups = torch.cat(kept_levels)[kept] if self.nms_per_level else found.classes
+        suppress = suppress or partial(best_after_nms, num_wanted=self.post_nms_topk)
         best_first = suppress(found.boxes, found.scores, groups, self.nms_thresh)[: self.post_nms_topk]
         return Selection(*(field[best_first] for field in found))
 
