@@ -2,7 +2,7 @@
 """How fast and how large FCOS is, against detectron2's FCOS and RetinaNet, torchvision's FCOS and the anchor RPN.
 
 All work on the same inputs with the same weights, take turns within one process, and are compared by their medians;
-use the ratios, and only those of one run. Prints a table and writes OUTPUT/<subject>.json.
+use the ratios, and only those of one run. Prints a table and writes OUTPUT/<subject>.json and .png.
 
     tools/benchmark.py all --quick                      everything runs; its figures say nothing
     tools/benchmark.py inference --size 800 1067        one subject in full
@@ -26,7 +26,17 @@ import torch
 from tqdm import tqdm
 
 from fcos_rpn import UserError
-from fcos_rpn.benchmark import SUBJECTS, Comparison, Report, Setup, growth_table, inference, measure, plot_growth
+from fcos_rpn.benchmark import (
+    SUBJECTS,
+    Comparison,
+    Report,
+    Setup,
+    growth_table,
+    inference,
+    measure,
+    plot_growth,
+    plot_times,
+)
 from fcos_rpn.cli import make_folder, user_errors_as_messages
 from fcos_rpn.visualization import save_figure
 
@@ -98,7 +108,7 @@ def run(subject: str, prepare: Callable[[Setup], Iterator[Comparison]], setup: S
     print(report.table())
     if subject == "growth":
         print(f"\n{growth_table(report)}")
-        save_figure(plot_growth(report), output / "growth")
+    save_figure(plot_growth(report) if subject == "growth" else plot_times(report), output / subject)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ losses      predictions and targets -> gradients
 proposals   features -> proposals, against the anchor RPN
 evaluation  proposals and detections -> AP and AR
 growth      how each step grows with image size, batch, boxes and classes
-report      table, JSON and plot
+report      table, JSON and plots
 """
 
 from collections.abc import Callable, Iterator, Mapping
 
 from . import assignment, evaluation, growth, inference, losses, proposals, training
 from .measuring import Comparison, Measurement, Setup, measure
-from .report import Report, growth_table, plot_growth
+from .report import Report, growth_table, plot_growth, plot_times
 
 SUBJECTS: Mapping[str, Callable[[Setup], Iterator[Comparison]]] = {
     "inference": inference.comparisons,
@@ -30,4 +30,14 @@ SUBJECTS: Mapping[str, Callable[[Setup], Iterator[Comparison]]] = {
 }
 """What can be measured."""
 
-__all__ = ["SUBJECTS", "Comparison", "Measurement", "Report", "Setup", "growth_table", "measure", "plot_growth"]
+__all__ = [
+    "SUBJECTS",
+    "Comparison",
+    "Measurement",
+    "Report",
+    "Setup",
+    "growth_table",
+    "measure",
+    "plot_growth",
+    "plot_times",
+]

@@ -1,4 +1,4 @@
-"""Measurements as a table, as JSON, and the growth of the steps as a plot."""
+"""Measurements as a table, as JSON and as plots."""
 
 import math
 import os
@@ -17,6 +17,10 @@ from tabulate import tabulate
 from ..evaluation import write_results
 from ..visualization.plots import GRID, LINE_COLORS
 from .measuring import OURS, Comparison, Measurement, Setup
+
+MOST_COLUMNS = 3
+"""Of the panels of a plot."""
+PEER_COLOR = "0.75"
 
 
 class Report:
@@ -40,11 +44,15 @@ class Report:
     def table(self) -> str:
         """Times in milliseconds with their interquartile range, memory in MiB, and how many times a peer's time and
         memory ours is."""
-        figures = {*Measurement._fields, "case", "memory"}
-        settings = [key for key in self.rows[0] if key not in figures and "ratio_to_" not in key]
+        settings = self.settings()
         peers = list(dict.fromkeys(key[9:] for row in self.rows for key in row if key.startswith("ratio_to_")))
         headers = [*settings, "case", "ms", "±", "MiB", *(f"/ {peer}" for peer in peers)]
         return tabulate([self._cells(row, settings, peers) for row in self.rows], headers, disable_numparse=True)
+
+    def settings(self) -> list[str]:
+        """What a row's comparison is told by."""
+        figures = {*Measurement._fields, "case", "memory"}
+        return [key for key in self.rows[0] if key not in figures and "ratio_to_" not in key]
 
     def _cells(self, row: Mapping[str, Any], settings: list[str], peers: list[str]) -> list[str]:
         ratios = [(row.get(f"ratio_to_{peer}"), row.get(f"memory_ratio_to_{peer}")) for peer in peers]
@@ -99,6 +107,40 @@ def slope(values: list[float], figures: list[float | None]) -> float | None:
     if any(figure is None or figure <= 0 for figure in figures):
         return None
     return float(np.polyfit(np.log(values), np.log(np.array(figures, dtype=float)), 1)[0])
+
+
+def plot_times(report: Report) -> Figure:
+    """A panel for each comparison, with a bar for each case: its time, the interquartile range, and how many times the
+    first one's it is."""
+    settings = report.settings()
+    if any(len({row[key] for row in report.rows}) > 1 for key in settings):
+        settings = [key for key in settings if len({row[key] for row in report.rows}) > 1]  # what tells panels apart
+    by_comparison: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in report.rows:
+        by_comparison.setdefault(tuple(str(row[key]) for key in settings), []).append(row)
+    num_columns = min(len(by_comparison), MOST_COLUMNS)
+    num_lines = -(-len(by_comparison) // num_columns)
+    num_bars = max(map(len, by_comparison.values()))
+    size = (4.2 * num_columns, (0.6 + 0.3 * num_bars) * num_lines)
+    figure = Figure(size, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(num_lines, num_columns, squeeze=False).flatten()
+    for panel in panels[len(by_comparison) :]:
+        panel.set_visible(False)
+    for panel, (values, rows) in zip(panels, by_comparison.items(), strict=False):
+        times = [1000 * row["seconds"] for row in rows]
+        colors = [LINE_COLORS[0] if row["case"].startswith(OURS) else PEER_COLOR for row in rows]
+        bars = panel.barh(
+            [row["case"] for row in rows], times, xerr=[500 * row["spread"] for row in rows], color=colors
+        )
+        panel.bar_label(bars, [f"{time / times[0]:.3g}" for time in times], padding=4)
+        title = ", ".join(f"{key} {value}" for key, value in zip(settings, values, strict=True))
+        panel.set_title(title, fontsize=9, loc="left")
+        panel.set_xlabel("ms")
+        panel.invert_yaxis()
+        panel.margins(x=0.2)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def growth_series(report: Report) -> dict[tuple[str, str], tuple[list[float], list[float], list[float | None]]]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fcos_rpn.benchmark import Comparison, Measurement, Report, Setup, growth_table, plot_growth
+from fcos_rpn.benchmark import Comparison, Measurement, Report, Setup, growth_table, plot_growth, plot_times
 from fcos_rpn.benchmark.report import slope
 
 
@@ -48,6 +48,19 @@ def test_table(report):
     assert optimized.split() == ["2", "fcos_rpn,", "optimized", "100.0", "10.0", "-", "0.25,", "-", "1.25,", "-"]
     assert peer.split() == ["2", "peer", "400.0", "20.0", "60.0"]
     assert floor.split() == ["2", "floor", "80.0", "0.0", "0.0"]
+
+
+def test_plot_of_times(report):
+    cases = dict.fromkeys(["fcos_rpn", "peer"], nothing)
+    measurements = {"fcos_rpn": Measurement(0.3, 0.01, 3.0, 3), "peer": Measurement(0.9, 0.1, 3.0, 3)}
+    report.add(Comparison({"batch": 16}, cases), measurements)
+    figure = plot_times(report)
+    of_two, of_sixteen = figure.axes
+    assert (of_two.get_title(loc="left"), of_sixteen.get_title(loc="left")) == ("batch 2", "batch 16")
+    assert [bar.get_width() for bar in of_two.patches] == pytest.approx([200, 100, 400, 80])  # ms
+    assert [label.get_text() for label in of_two.get_yticklabels()][:2] == ["fcos_rpn", "fcos_rpn, optimized"]
+    assert [text.get_text() for text in of_two.texts] == ["1", "0.5", "2", "0.4"]
+    assert [text.get_text() for text in of_sixteen.texts] == ["1", "3"]
 
 
 def test_slope_is_the_exponent():

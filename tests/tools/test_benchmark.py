@@ -50,7 +50,8 @@ def test_all_are_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "SUBJECTS", one)
     monkeypatch.setattr(benchmark, "ABOUT", dict.fromkeys([*one, "all"], "about"))
     run("all", "--quick", "--output", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"one.json", "two.json"}
+    names = {f"{subject}.{kind}" for subject in one for kind in ("json", "png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
