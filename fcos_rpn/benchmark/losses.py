@@ -1,6 +1,7 @@
 """Predictions and targets -> gradients of the predictions.
 
-Ours and the peers begin with the same predictions, level by level as a head makes them, and the same targets.
+Ours and the peers begin with the same predictions, level by level and class by class as a head's convolutions make
+them, and the same targets. What each does to put them in order counts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,15 +34,20 @@ class Levels(NamedTuple):
     """Predictions of L levels; leaves of the graph."""
 
     logits: list[Tensor]
-    """(N, Hi·Wi, C)."""
+    """(N, C, Hi·Wi)."""
     ltrb: list[Tensor]
-    """(N, Hi·Wi, 4) in strides."""
+    """(N, 4, Hi·Wi) in strides."""
     centerness: list[Tensor]
-    """(N, Hi·Wi, 1)."""
+    """(N, 1, Hi·Wi)."""
 
     def joined(self) -> FCOSPredictions:
-        logits, ltrb, centerness = (torch.cat(levels, dim=1) for levels in self)
+        """As our head returns them."""
+        logits, ltrb, centerness = (torch.cat(levels, dim=2).transpose(1, 2) for levels in self)
         return FCOSPredictions(logits, ltrb, centerness.squeeze(-1))
+
+    def by_location(self) -> list[list[Tensor]]:
+        """As the peers' heads return them: (N, Hi·Wi, K) of each level, copied into this order."""
+        return [[level.transpose(1, 2).contiguous() for level in levels] for levels in self]
 
 
 def comparisons(setup: Setup) -> Iterator[Comparison]:
@@ -69,7 +75,7 @@ def random_predictions(locations: Locations, batch_size: int, *, num_classes: in
 
     def normal(channels: int, mean: float) -> list[Tensor]:
         return [
-            (mean + torch.randn(batch_size, count, channels, generator=generator)).to(locations.points.device)
+            (mean + torch.randn(batch_size, channels, count, generator=generator)).to(locations.points.device)
             for count in locations.num_per_level
         ]
 
@@ -103,7 +109,13 @@ def detectron2_losses(
     anchors = [Boxes(level) for level in cells(locations).split(locations.num_per_level)]
     labels = list(targets.labels)
     boxes = [x.gt_boxes.tensor[idxs.clamp(min=0)] for x, idxs in zip(gt, targets.matched_idxs, strict=True)]
-    return lambda: parts.losses(anchors, levels.logits, labels, levels.ltrb, boxes, levels.centerness)
+
+    def run() -> dict[str, Tensor]:
+        logits, ltrb, centerness = levels.by_location()
+        found: dict[str, Tensor] = parts.losses(anchors, logits, labels, ltrb, boxes, centerness)
+        return found
+
+    return run
 
 
 def torchvision_losses(
@@ -116,7 +128,7 @@ def torchvision_losses(
 
     def run() -> dict[str, Tensor]:
         names = ("cls_logits", "bbox_regression", "bbox_ctrness")
-        outputs = {name: torch.cat(tensors, dim=1) for name, tensors in zip(names, levels, strict=True)}
+        outputs = {name: torch.cat(tensors, dim=1) for name, tensors in zip(names, levels.by_location(), strict=True)}
         found: dict[str, Tensor] = TorchvisionHead.compute_loss(head, of_images, outputs, anchors, matched_idxs)
         return found
 

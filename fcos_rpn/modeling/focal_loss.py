@@ -4,7 +4,10 @@ A location has C entries, of which at most one is positive, and nearly all locat
 taken for background, in a few passes that leave its gradient behind, and then the few positive ones are set right.
 Autograd would keep a dozen tensors of the logits' size, a one-hot target among them; this keeps the gradient alone.
 
-Shapes: B samples, C classes, P positives.
+The head's logits lie in memory class by class, not location by location; they are worked on as they lie, since to copy
+them into another order and their gradient back takes longer than some of the passes.
+
+Shapes: N images, R locations, C classes, P positives.
 """
 
 from typing import Any
@@ -26,8 +29,8 @@ def focal_loss(
     """The sum of the sigmoid focal loss over all entries.
 
     Args:
-        logits: (B, C); those of half precision are worked on in float32.
-        positives: (P,) int64, the samples that have a class, each once.
+        logits: (N, R, C); those of half precision are worked on in float32.
+        positives: (P,) int64 in [0, N·R), the locations that have a class, each once.
         classes: (P,) int64 in [0, C), theirs.
         alpha: weight of the positive entries; the others have 1 - alpha.
         gamma: exponent of the modulating factor.
@@ -44,7 +47,14 @@ class _FocalLoss(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, positives: Tensor, classes: Tensor, alpha: float, gamma: float) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0]
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        entries = logits.flatten()  # (B·C,)
+        _, num_locations, num_classes = logits.shape
+        if is_class_major := logits.transpose(1, 2).is_contiguous():
+            images = positives // num_locations
+            where = (images * num_classes + classes) * num_locations + positives % num_locations  # (P,)
+            entries = logits.transpose(1, 2).flatten()  # (N·C·R,)
+        else:
+            where = positives * num_classes + classes
+            entries = logits.flatten()  # (N·R·C,)
         gradient = torch.empty_like(entries) if needs_gradient else None
         chunk_size = CPU_CHUNK if entries.device.type == "cpu" else max(1, len(entries))
         sums = []
@@ -56,21 +66,23 @@ class _FocalLoss(torch.autograd.Function):
                 torch.mul(chunk_gradient, 1 - alpha, out=gradient[chunk])
         background = torch.stack(sums).sum() if sums else entries.new_zeros((), dtype=dtype)
 
-        where = positives * logits.shape[1] + classes  # (P,)
         positive_logits = entries[where].to(dtype)
         wrong, _ = _loss_and_gradient(positive_logits, gamma, False)
         # σ(-x) = 1 - σ(x): a positive entry is a background entry seen from the other side.
         right, positive_gradient = _loss_and_gradient(-positive_logits, gamma, needs_gradient)
         if gradient is not None:
             gradient[where] = (-alpha * positive_gradient).to(gradient)
-            ctx.save_for_backward(gradient.view_as(logits))
+            shape = logits.transpose(1, 2).shape if is_class_major else logits.shape
+            ctx.is_class_major = is_class_major
+            ctx.save_for_backward(gradient.view(shape))
         return alpha * right + (1 - alpha) * (background - wrong)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_output, None, None, None, None
+        of_logits = gradient * grad_output
+        return of_logits.transpose(1, 2) if ctx.is_class_major else of_logits, None, None, None, None
 
 
 def _loss_and_gradient(logits: Tensor, gamma: float, needs_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -78,7 +90,7 @@ def _loss_and_gradient(logits: Tensor, gamma: float, needs_gradient: bool) -> tu
     and ς = -log(1 - p) its softplus.
 
     Returns:
-        () and, if needed, (B,); else the second is empty.
+        () and, if needed, the shape of the logits; else the second is empty.
     """
     # Both from one exponential, since torch's softplus takes longer than all that follows. Up to MAX_EXPONENT nothing
     # overflows, and above it the softplus is the logit.

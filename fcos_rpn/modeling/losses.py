@@ -115,15 +115,14 @@ class FCOSLosses:
             Scalars `cls`, `loc` and, if it is predicted, `ctr`. Classification and centerness are divided by the number
             of positives, the box loss by the sum of its weights.
         """
-        logits = predictions.logits.flatten(0, 1)  # (N·R, C)
         ltrb = predictions.ltrb.flatten(0, 1)[targets.positives].float()  # (P, 4)
         gt_centerness = compute_centerness(targets.ltrb)  # (P,)
         box_weights = gt_centerness if self.is_box_loss_weighted else torch.ones_like(gt_centerness)
         num_positives, weight_sum = _normalizers(box_weights)
 
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(ltrb.device.type, enabled=False):
             losses = {
-                "cls": self._classification(logits, targets) / num_positives,
+                "cls": self._classification(predictions.logits, targets) / num_positives,
                 "loc": (self.box_loss(ltrb, targets.ltrb) * box_weights).sum() / weight_sum,
             }
             if predictions.centerness is not None:

@@ -12,18 +12,19 @@ POSITIVES, CLASSES = torch.tensor([1, 4]), torch.tensor([2, 0])
 
 def library(logits, positives, classes, *, alpha=0.25, gamma=2.0):
     """The oracle: torchvision's, with one-hot targets."""
+    logits = logits.flatten(0, 1)
     targets = torch.zeros_like(logits)
     targets[positives, classes] = 1
     return sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma, reduction="sum")
 
 
-def random_logits(dtype=torch.float64, size=(6, 3)):
+def random_logits(dtype=torch.float64, size=(2, 3, 3)):
     return (torch.randn(*size, generator=torch.Generator().manual_seed(0)) * 4).to(dtype).requires_grad_()
 
 
 def test_by_hand():
     # p = 1/2 everywhere: a background entry costs 3/4 · (1/2)² · log 2, the positive one 1/4 · (1/2)² · log 2.
-    found = focal_loss(torch.zeros(2, 2), torch.tensor([1]), torch.tensor([0]))
+    found = focal_loss(torch.zeros(1, 2, 2), torch.tensor([1]), torch.tensor([0]))
     assert found.item() == pytest.approx((3 * 0.75 + 0.25) / 4 * math.log(2))
 
 
@@ -39,13 +40,28 @@ def test_value_and_gradient_are_the_librarys(alpha, gamma):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("is_leaf_class_major", [False, True])
+def test_logits_are_worked_on_as_they_lie(is_leaf_class_major):
+    """As they come from the head, and copied into the order of the locations: the same values and gradients."""
+    leaf = random_logits(size=(2, 4, 3))  # two images, four classes, three locations
+    logits = leaf.transpose(1, 2) if is_leaf_class_major else leaf.transpose(1, 2).contiguous()
+    found = focal_loss(logits, POSITIVES, CLASSES)
+    theirs = random_logits(size=(2, 4, 3))
+    expected = library(theirs.transpose(1, 2), POSITIVES, CLASSES)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(leaf.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+    assert found.grad_fn.is_class_major == is_leaf_class_major
+
+
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
 def test_gradcheck(gamma):
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, POSITIVES, CLASSES, gamma=gamma), random_logits())
 
 
 def test_chunks_add_up(monkeypatch):
-    whole, parts = random_logits(size=(10, 7)), random_logits(size=(10, 7))
+    whole, parts = random_logits(size=(2, 5, 7)), random_logits(size=(2, 5, 7))
     expected = focal_loss(whole, POSITIVES, CLASSES)
     expected.backward()
     monkeypatch.setattr(focal_loss_module, "CPU_CHUNK", 16)  # 70 entries: four chunks and a rest of 6
@@ -57,25 +73,25 @@ def test_chunks_add_up(monkeypatch):
 
 def test_many_entries_at_the_prior_sum_up_exactly_enough():
     """A new head: 2 million logits of the prior .01, whose errors would all have the same sign."""
-    logits = torch.full((25_000, 80), -math.log(99))
+    logits = torch.full((1, 25_000, 80), -math.log(99))
     nothing = torch.empty(0, dtype=torch.int64)
     expected = 25_000 * 80 * 0.75 * 0.01**2 * -math.log(0.99)
     assert focal_loss(logits, nothing, nothing).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_extreme_logits():
-    logits = torch.tensor([[-1e4, -100.0, 100.0, 1e4]] * 2, requires_grad=True)
+    logits = torch.tensor([[[-1e4, -100.0, 100.0, 1e4]] * 2], requires_grad=True)
     found = focal_loss(logits, torch.tensor([0]), torch.tensor([0]))
     # Background at 100 and 1e4 costs as much, times 3/4, in both rows; the positive at -1e4 costs 1e4 / 4.
     assert found.item() == pytest.approx(2 * 0.75 * (100 + 1e4) + 0.25 * 1e4)
     found.backward()
-    expected = torch.tensor([[-0.25, 0.0, 0.75, 0.75], [0.0, 0.0, 0.75, 0.75]])
+    expected = torch.tensor([[[-0.25, 0.0, 0.75, 0.75], [0.0, 0.0, 0.75, 0.75]]])
     torch.testing.assert_close(logits.grad, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_worked_on_in_float32(dtype):
-    logits = random_logits(dtype, size=(1000, 80))
+    logits = random_logits(dtype, size=(2, 500, 80))
     found = focal_loss(logits, POSITIVES, CLASSES)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, library(logits.detach().float(), POSITIVES, CLASSES))
@@ -87,11 +103,11 @@ def test_no_positives_and_no_entries():
     nothing = torch.empty(0, dtype=torch.int64)
     logits = random_logits()
     torch.testing.assert_close(focal_loss(logits, nothing, nothing), library(logits, nothing, nothing))
-    empty = torch.empty(0, 3, requires_grad=True)
+    empty = torch.empty(1, 0, 3, requires_grad=True)
     loss = focal_loss(empty, nothing, nothing)
     loss.backward()
     assert loss.item() == 0
-    assert empty.grad.shape == (0, 3)
+    assert empty.grad.shape == (1, 0, 3)
 
 
 def test_the_graph_can_be_walked_twice():
@@ -117,4 +133,4 @@ def test_a_network_learns_through_it():
     before.backward()
     after = focal_loss(logits - 0.01 * logits.grad, POSITIVES, CLASSES)
     assert after < before
-    assert logits.grad[POSITIVES, CLASSES].max() < 0
+    assert logits.grad.flatten(0, 1)[POSITIVES, CLASSES].max() < 0
