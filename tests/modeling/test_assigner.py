@@ -213,6 +213,14 @@ def test_ground_truth_is_left_alone():
     assert set(gt.get_fields()) == {"gt_boxes", "gt_classes"}
 
 
+def test_targets_hang_on_no_graph():
+    gt = instances([[50, 50, 90, 90]])
+    gt.gt_boxes.tensor.requires_grad_()
+    targets = assigner()(compute_locations(grid_sizes(256, 320), STRIDES), [gt])
+    assert len(targets.ltrb) > 0
+    assert not targets.ltrb.requires_grad
+
+
 def test_ranges_must_ascend_and_match_the_levels():
     with pytest.raises(ValueError, match="ascend"):
         assigner(sizes_of_interest=[128.0, 64.0])

@@ -69,6 +69,10 @@ def test_unfit_configs_are_named():
         core(NORM="LN")
 
 
+def test_without_center_sampling_the_radius_is_zero():
+    assert core(CENTER_SAMPLING_RADIUS=0.0).assigner.radius == 0
+
+
 def test_unfit_numbers_are_named():
     with pytest.raises(UserError, match=r"SIZES_OF_INTEREST \[128\.0, 64\.0\] must ascend"):
         core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[128.0, 64.0])

@@ -170,6 +170,13 @@ def test_weights_get_their_gradients_in_evaluation_mode(model, original):
             torch.testing.assert_close(parameter.grad, expected[name])
 
 
+def test_a_bias_alone_gets_its_gradient_in_evaluation_mode():
+    convolution = torch.nn.Conv2d(3, 4, 3).eval()
+    convolution.weight.requires_grad_(False)
+    optimize_for_inference(convolution)(torch.rand(1, 3, 8, 8)).sum().backward()
+    assert convolution.bias.grad.tolist() == [36.0] * 4  # of the 6 x 6 outputs of a channel each counts once
+
+
 def test_copies_and_other_precisions(model, original):
     expected = detect(original)
     optimize_for_inference(model)

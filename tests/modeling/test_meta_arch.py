@@ -21,6 +21,24 @@ def raise_scores(model):
     return model
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "attribute", "expected"),
+    [
+        ("SCORE_THRESH_TEST", 0.2, "score_thresh", 0.2),
+        ("TOPK_CANDIDATES_TEST", 7, "pre_nms_topk", 7),
+        ("NMS_THRESH_TEST", 0.4, "nms_thresh", 0.4),
+        ("SCORE_FUSION", "product", "score_fusion", "product"),
+        ("THRESH_ON", "fused", "thresh_on", "fused"),
+        ("CENTERNESS", "computed", "computes_centerness", True),
+        ("CENTERNESS", "reg", "computes_centerness", False),
+    ],
+)
+def test_selection_is_that_of_the_config(key, value, attribute, expected):
+    cfg = tiny_config()
+    cfg.MODEL.FCOS[key] = value
+    assert getattr(build_model(cfg).postprocessor, attribute) == expected
+
+
 @pytest.mark.parametrize(("sizes", "num_boxes"), [MIXED, EMPTY])
 def test_training_returns_losses_and_every_parameter_learns(model, sizes, num_boxes):
     model.train().zero_grad()

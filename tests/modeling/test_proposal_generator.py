@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
 from fcos_rpn import FCOSRPN
-from fcos_rpn.modeling.proposal_generator import MAX_LOGIT, to_proposals
+from fcos_rpn.modeling.proposal_generator import to_proposals
 from tests.tiny import tiny_config
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
@@ -81,11 +81,11 @@ def test_fields_are_exactly_those_that_roi_heads_take():
 
 
 def test_objectness_is_the_logit_of_the_score():
-    # √(σ(0)·σ(0)) = .5 -> 0, and .8 -> log(.8/.2) = 1.386; certainty stays finite
+    # √(σ(0)·σ(0)) = .5 -> 0, and .8 -> log(.8/.2) = 1.386; certainty stays below Detectron2's ground truth, 23.03
     scores = torch.tensor([1.0, 0.8, 0.5, 0.0])
     instances = Instances((9, 9), pred_boxes=Boxes(torch.zeros(4, 4)), scores=scores, pred_classes=torch.zeros(4))
     logits = to_proposals(instances).objectness_logits
-    torch.testing.assert_close(logits, torch.tensor([MAX_LOGIT, 1.3863, 0.0, -MAX_LOGIT]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, torch.tensor([23.0, 1.3863, 0.0, -23.0]), atol=1e-4, rtol=0)
 
 
 def test_ground_truth_keeps_its_classes():

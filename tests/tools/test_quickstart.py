@@ -4,6 +4,7 @@ import torchvision
 from PIL import Image
 
 from fcos_rpn import model_zoo
+from fcos_rpn.cli import read_config
 from fcos_rpn.data.digits import generate_digits
 from tests.tools.loading import load_tool
 
@@ -34,6 +35,7 @@ def test_the_whole_job_and_that_it_is_not_done_twice(short, tmp_path, monkeypatc
         return one, short.run("two", short.TWO_STAGE, digits, tmp_path / "rcnn", one.weights, warm_start=True)
 
     one_stage, two_stage = both()
+    assert read_config(tmp_path / "rcnn" / "config.yaml", []).dump() == two_stage.cfg.dump()
     assert {"bbox", "box_proposals"} <= set(one_stage.results)
     assert {"bbox", "box_proposals", "box_detections"} <= set(two_stage.results)
 
