@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import GeneralizedRCNN, build_backbone, build_model
 from detectron2.utils.events import EventStorage
 
 from fcos_rpn import UserError
-from fcos_rpn.modeling.two_stage import fuse_scores
+from fcos_rpn.modeling.two_stage import FusedScoreROIHeads, fuse_scores
 from tests.tiny import tiny_batch, tiny_config
 
 SIZES = [(64, 96), (96, 64), (80, 80)]
@@ -167,6 +167,14 @@ def test_fused_heads_pair_each_box_with_its_proposal(stock, fused):
         assert len(found) > 20
         torch.testing.assert_close(found.pred_boxes.tensor[:2], expected.pred_boxes.tensor)
         torch.testing.assert_close(found.scores[:2], (expected.scores / 2).sqrt())
+
+
+def test_built_by_hand_the_temperature_is_one():
+    cfg = config(roi_heads="FusedScoreROIHeads")
+    cfg.MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE = 3.0
+    settings = FusedScoreROIHeads.from_config(cfg, build_backbone(cfg).output_shape())
+    assert settings.pop("objectness_temperature") == 3
+    assert FusedScoreROIHeads(**settings).objectness_temperature == 1
 
 
 def test_temperature_must_be_positive():
