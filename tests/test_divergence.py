@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from fcos_rpn.divergence import NUM_SKIPPED, DivergenceGuard, TrainingDiverged
+from tests.processes import forked  # noqa: F401
 
 
 class Model(nn.Module):
@@ -181,8 +182,8 @@ def run_rank(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_processes_decide_alike(tmp_path):
-    torch.multiprocessing.start_processes(run_rank, args=(tmp_path,), nprocs=2, start_method="fork")
+def test_processes_decide_alike(tmp_path, forked):  # noqa: F811
+    torch.multiprocessing.start_processes(run_rank, args=(tmp_path,), nprocs=2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     # Gradients of 2 in steps 0, 3 and 5: .8, .42, then momentum 3.8·.9 + 2 = 5.42.

@@ -10,6 +10,7 @@ from torch import nn
 
 from fcos_rpn import FCOSRPN
 from fcos_rpn.modeling.proposal_generator import to_proposals
+from tests.processes import forked  # noqa: F401
 from tests.tiny import tiny_config
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
@@ -169,8 +170,8 @@ def run_rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-def test_diverged_predictions_stop_all_processes(tmp_path):
-    torch.multiprocessing.start_processes(run_rank, args=(tmp_path,), nprocs=2, start_method="fork")
+def test_diverged_predictions_stop_all_processes(tmp_path, forked):  # noqa: F811
+    torch.multiprocessing.start_processes(run_rank, args=(tmp_path,), nprocs=2)
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
 
