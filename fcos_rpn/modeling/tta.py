@@ -11,9 +11,9 @@ from detectron2.data.transforms import TransformList
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torchvision.ops import batched_nms
 
 from .meta_arch import FCOS
-from .suppression import best_after_nms
 
 
 class FCOSWithTTA(nn.Module):
@@ -77,11 +77,7 @@ class FCOSWithTTA(nn.Module):
         candidates.pred_boxes.clip(candidates.image_size)
         candidates = candidates[candidates.pred_boxes.nonempty()]
         postprocessor = self.model.postprocessor
-        best_first = best_after_nms(
-            candidates.pred_boxes.tensor,
-            candidates.scores,
-            candidates.pred_classes,
-            postprocessor.nms_thresh,
-            num_wanted=postprocessor.post_nms_topk,
+        best_first = batched_nms(
+            candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes, postprocessor.nms_thresh
         )
-        return candidates[best_first]
+        return candidates[best_first[: postprocessor.post_nms_topk]]
