@@ -100,7 +100,7 @@ def assign(
     num_samples = num_images * num_locations
     location_idxs, box_idxs = assigner.candidates(locations, boxes)
     sample_idxs = image_idxs[box_idxs] * num_locations + location_idxs
-    positives, matched = smallest_candidates(sample_idxs, box_idxs, boxes, num_samples)
+    positives, matched = smallest_candidates([(sample_idxs, box_idxs)], boxes, num_samples)
 
     num_candidates = torch.bincount(sample_idxs, minlength=num_samples)
     learned_classes = classes.new_full((num_samples,), -1)

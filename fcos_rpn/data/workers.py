@@ -6,7 +6,9 @@ torch raises a RuntimeError then, wherever the main thread is, in the midst of a
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -17,12 +19,11 @@ from ..errors import UserError
 class WorkerDied(UserError):  # noqa: N818
     """A process that loads images has ended before its time."""
 
-    def __init__(self, error: RuntimeError) -> None:
+    def __init__(self, what: str) -> None:
         """
         Args:
-            error: torch's, which names the process and the signal.
+            what: one line that names the process.
         """
-        what = str(error).strip().splitlines()[0]
         super().__init__(
             f"{what}\nA process that loads images has ended, most often because memory ran out: the machine's, or that "
             "of /dev/shm. Lower DATALOADER.NUM_WORKERS (0 loads in the process itself), or run less beside it; a "
@@ -46,11 +47,22 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:  # also what the mapper raises
-            if all(worker.is_alive() for worker in workers):
+        except (RuntimeError, OSError, EOFError) as error:  # also what the mapper raises
+            if not _any_ended(workers):
                 raise
-            raise WorkerDied(error) from error
+            lost_contact = not isinstance(error, RuntimeError)  # torch had no time to look after its workers
+            raise WorkerDied("DataLoader worker exited unexpectedly" if lost_contact else _first_line(error)) from error
         yield batch
+
+
+def _any_ended(workers: Iterable[BaseProcess]) -> bool:
+    """A connection breaks a moment before its process has ended."""
+    sentinels = [worker.sentinel for worker in workers]
+    return bool(sentinels and wait(sentinels, timeout=1))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 class WatchedLoader:
@@ -80,7 +92,7 @@ class _WorkerDiedHandler:
         try:
             self.handler(number, frame)
         except RuntimeError as error:
-            raise WorkerDied(error) from error
+            raise WorkerDied(_first_line(error)) from error
 
 
 def _say_so_when_workers_die() -> None:

@@ -13,7 +13,7 @@ P positives. Coordinates are pixels of the network's input image.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from .geometry import Locations, encode_boxes
 
-MAX_CELLS_AT_ONCE = 1 << 20
-"""Bound on (boxes × cells) that are looked at together, so that memory does not grow with their product."""
+MAX_BYTES_AT_ONCE = 1 << 20
+"""Of the largest tensor of boxes × cells; more are looked at in parts, so that memory does not grow with them."""
 
 
 class FCOSTargets(NamedTuple):
@@ -31,12 +31,19 @@ class FCOSTargets(NamedTuple):
 
     labels: Tensor
     """(N, R) int64 in [0, C]; C is background."""
-    matched_idxs: Tensor
-    """(N, R) int64 row of the image's ground truth; -1 is background."""
     positives: Tensor
     """(P,) int64 indices into the flattened (N·R), ascending."""
+    box_idxs: Tensor
+    """(P,) int64 which box each of them learns: the row of its image's ground truth."""
     ltrb: Tensor
     """(P, 4) distances of the positives to the sides of their boxes, > 0, in strides."""
+
+    @property
+    def matched_idxs(self) -> Tensor:
+        """(N, R) int64 row of the image's ground truth; -1 is background."""
+        matched_idxs = torch.full_like(self.labels, -1)
+        matched_idxs.view(-1)[self.positives] = self.box_idxs
+        return matched_idxs
 
 
 class FCOSAssigner:
@@ -75,19 +82,19 @@ class FCOSAssigner:
         image_idxs = torch.cat([rows.new_full((len(of_image),), n) for n, of_image in enumerate(gt_instances)])  # (M,)
 
         # All images at once: location r of image n is sample n·R + r.
-        location_idxs, box_idxs = self.candidates(locations, boxes)
-        sample_idxs = image_idxs[box_idxs] * num_locations + location_idxs
-        positives, matched = smallest_candidates(sample_idxs, box_idxs, boxes, num_images * num_locations)
+        candidates = (
+            (image_idxs[box_idxs] * num_locations + location_idxs, box_idxs)
+            for location_idxs, box_idxs in self._candidates_by_chunk(locations, boxes)
+        )
+        positives, matched = smallest_candidates(candidates, boxes, num_images * num_locations)
 
-        matched_idxs = rows.new_full((num_images * num_locations,), -1)
-        matched_idxs[positives] = rows[matched]
-        labels = torch.full_like(matched_idxs, self.num_classes)
+        labels = rows.new_full((num_images * num_locations,), self.num_classes)
         labels[positives] = classes[matched]
         where = positives % num_locations
         return FCOSTargets(
             labels=labels.view(num_images, num_locations),
-            matched_idxs=matched_idxs.view(num_images, num_locations),
             positives=positives,
+            box_idxs=rows[matched],
             ltrb=encode_boxes(locations.points[where], locations.strides[where], boxes[matched]),
         )
 
@@ -101,24 +108,29 @@ class FCOSAssigner:
         Returns:
             Two (K,) int64 tensors: location in [0, R), box in [0, M).
         """
-        if len(locations.grid_sizes) != len(self.ranges):
-            raise ValueError(f"{len(self.ranges)} ranges of sizes for {len(locations.grid_sizes)} levels")
         pairs = list(self._candidates_by_chunk(locations, boxes))
         nothing = torch.empty(0, dtype=torch.int64, device=boxes.device)
         location_idxs, box_idxs = zip((nothing, nothing), *pairs, strict=True)
         return torch.cat(location_idxs), torch.cat(box_idxs)
 
     def _candidates_by_chunk(self, locations: Locations, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same, of a few boxes after the other."""
+        if len(locations.grid_sizes) != len(self.ranges):
+            raise ValueError(f"{len(self.ranges)} ranges of sizes for {len(locations.grid_sizes)} levels")
         window = (2 * (math.floor(self.radius) + 1)) ** 2
-        num_cells = window * len(self.ranges) if self.radius > 0 else len(locations.points)
-        chunk_size = max(1, MAX_CELLS_AT_ONCE // num_cells)
+        # Cells of a window are int64 indices, those of the whole grid a mask.
+        bytes_per_box = 8 * window * len(self.ranges) if self.radius > 0 else len(locations.points)
+        chunk_size = max(1, MAX_BYTES_AT_ONCE // bytes_per_box)
         for start in range(0, len(boxes), chunk_size):
-            chunk = boxes[start : start + chunk_size]
-            levels = [self._look_at_level(locations, level, chunk) for level in range(len(self.ranges))]
-            cells, are_candidates = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
-            # A GPU is waited for here, to know how many there are: once, not once for each level.
-            box, cell = are_candidates.nonzero(as_tuple=True)
-            yield cells.expand(len(chunk), -1)[box, cell], start + box
+            location_idxs, box_idxs = self._candidates_at_once(locations, boxes[start : start + chunk_size])
+            yield location_idxs, start + box_idxs
+
+    def _candidates_at_once(self, locations: Locations, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        levels = [self._look_at_level(locations, level, boxes) for level in range(len(self.ranges))]
+        cells, are_candidates = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
+        # A GPU is waited for here, to know how many there are: once, not once for each level.
+        box_idxs, cell = are_candidates.nonzero(as_tuple=True)
+        return cells.expand(len(boxes), -1)[box_idxs, cell], box_idxs
 
     def _look_at_level(self, locations: Locations, level: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """(m, 4) boxes -> the g cells of the level that each is compared with, (m, g), or (1, g) if they are the same
@@ -169,12 +181,13 @@ class FCOSAssigner:
 
 
 def smallest_candidates(
-    sample_idxs: Tensor, box_idxs: Tensor, boxes: Tensor, num_samples: int
+    candidates: Iterable[tuple[Tensor, Tensor]], boxes: Tensor, num_samples: int
 ) -> tuple[Tensor, Tensor]:
     """Of several candidates of a sample the smallest box wins, the one of the lower index on equal areas.
 
     Args:
-        sample_idxs, box_idxs: (K,) int64, the pairs of a sample in [0, num_samples) and a box in [0, M).
+        candidates: pairs of a sample in [0, num_samples) and a box in [0, M), as two (K,) int64 tensors, in as many
+            parts as one likes.
         boxes: (M, 4).
         num_samples: locations of all images together.
 
@@ -183,7 +196,9 @@ def smallest_candidates(
     """
     rank_to_box = _by_area(boxes)
     ranks = torch.empty_like(rank_to_box).scatter_(0, rank_to_box, torch.arange(len(boxes), device=boxes.device))
-    best_ranks = ranks.new_full((num_samples,), len(boxes)).scatter_reduce_(0, sample_idxs, ranks[box_idxs], "amin")
+    best_ranks = ranks.new_full((num_samples,), len(boxes))
+    for sample_idxs, box_idxs in candidates:
+        best_ranks.scatter_reduce_(0, sample_idxs, ranks[box_idxs], "amin")
     positives = (best_ranks < len(boxes)).nonzero().squeeze(1)
     return positives, rank_to_box[best_ranks[positives]]
 

@@ -72,9 +72,8 @@ def target_statistics(
     num_positives = level_idxs[targets.positives % num_locations].bincount(minlength=len(per_image))  # (L,)
     found = {f"num_positives_{name}": number for name, number in zip(level_names, num_positives, strict=True)}
     if num_boxes:
-        box_idxs = targets.matched_idxs.flatten()[targets.positives]
         image_idxs = targets.positives // num_locations
-        num_learned = len(torch.stack([image_idxs, box_idxs]).unique(dim=1)[0])
+        num_learned = len(torch.stack([image_idxs, targets.box_idxs]).unique(dim=1)[0])
         found["boxes_without_positive"] = torch.tensor(1 - num_learned / num_boxes)
     if len(targets.positives):
         centerness = compute_centerness(targets.ltrb)  # (P,)

@@ -3,8 +3,10 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fcos_rpn import UserError
@@ -56,6 +58,32 @@ def test_a_worker_that_is_killed_while_nobody_listens_is_said_at_a_later_batch()
         kill_a_worker()
         with pytest.raises(WorkerDied, match=r"(?s)exited unexpectedly.*--resume"):
             list(batches)  # torch looks after its workers every 5 seconds that it waits
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+class LosesContact(DataLoader):
+    """Its worker is killed, which nobody hears, and then a connection to it breaks."""
+
+    def __iter__(self):
+        batches = super().__iter__()
+
+        def contact() -> Iterator[Tensor]:
+            yield next(batches)
+            kill_a_worker()
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+        return contact()
+
+
+def test_a_connection_that_breaks_as_its_worker_is_killed():
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = batches_of(LosesContact(Numbers(100_000), num_workers=1))
+    next(batches)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        with pytest.raises(WorkerDied, match=r"^DataLoader worker exited unexpectedly\n.*--resume"):
+            next(batches)
     finally:
         signal.signal(signal.SIGCHLD, handler)
 

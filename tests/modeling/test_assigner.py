@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -126,12 +127,13 @@ def test_the_lower_index_wins_a_tie():
     assert set(matched.labels.unique().tolist()) == {2, 3}
 
 
-def test_smallest_candidates():
+@pytest.mark.parametrize("parts", [[0, 6], [0, 3, 6], [0, 0, 1, 2, 6]])
+def test_smallest_candidates(parts):
     """Boxes of 4, 1, 9 and 1 px². Sample 5 has candidates 0, 1 and 3; sample 2 has 2 and 0; sample 4 has 2 alone."""
     boxes = torch.tensor([[0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 3, 3], [1, 1, 2, 2]], dtype=torch.float32)
     pairs = [(5, 3), (2, 2), (5, 1), (4, 2), (5, 0), (2, 0)]
-    sample_idxs, box_idxs = torch.tensor(pairs).T
-    positives, matched = smallest_candidates(sample_idxs, box_idxs, boxes, 7)
+    candidates = [torch.tensor(pairs)[start:end].unbind(1) for start, end in itertools.pairwise(parts)]
+    positives, matched = smallest_candidates(candidates, boxes, 7)
     assert positives.tolist() == [2, 4, 5]
     assert matched.tolist() == [0, 2, 1]  # of 1 and 3, equally small, the lower index
 
@@ -177,7 +179,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     locations = compute_locations(grid_sizes(256, 320), STRIDES)
     gt = [instances(random_boxes(generator, 30, 256, 320))]
     whole = assigner(0.0)(locations, gt)
-    monkeypatch.setattr(assigner_module, "MAX_CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(assigner_module, "MAX_BYTES_AT_ONCE", 1)
     for one, other in zip(whole, assigner(0.0)(locations, gt), strict=True):
         assert torch.equal(one, other)
 

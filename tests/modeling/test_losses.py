@@ -27,8 +27,8 @@ def batch(labels, ltrb, seed=0):
     positives = (labels.flatten() < NUM_CLASSES).nonzero().squeeze(1)
     targets = FCOSTargets(
         labels=labels,
-        matched_idxs=torch.where(labels < NUM_CLASSES, 0, -1),
         positives=positives,
+        box_idxs=torch.zeros_like(positives),
         ltrb=torch.tensor(ltrb, dtype=torch.float32).view(-1, 4),
     )
     return predictions, targets
@@ -232,8 +232,8 @@ def concatenate(batches):
         FCOSPredictions(*(torch.cat([part.detach() for part in parts]) for parts in zip(*predictions, strict=True))),
         FCOSTargets(
             labels=torch.cat([target.labels for target in targets]),
-            matched_idxs=torch.cat([target.matched_idxs for target in targets]),
             positives=torch.cat(positives),
+            box_idxs=torch.cat([target.box_idxs for target in targets]),
             ltrb=torch.cat([target.ltrb for target in targets]),
         ),
     )
