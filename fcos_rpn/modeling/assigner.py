@@ -88,14 +88,12 @@ class FCOSAssigner:
         )
         positives, matched = smallest_candidates(candidates, boxes, num_images * num_locations)
 
+        where = positives % num_locations  # first the distances, which take more on their way than the labels
+        ltrb = encode_boxes(locations.points[where], locations.strides[where], boxes[matched])
         labels = rows.new_full((num_images * num_locations,), self.num_classes)
         labels[positives] = classes[matched]
-        where = positives % num_locations
         return FCOSTargets(
-            labels=labels.view(num_images, num_locations),
-            positives=positives,
-            box_idxs=rows[matched],
-            ltrb=encode_boxes(locations.points[where], locations.strides[where], boxes[matched]),
+            labels=labels.view(num_images, num_locations), positives=positives, box_idxs=rows[matched], ltrb=ltrb
         )
 
     def candidates(self, locations: Locations, boxes: Tensor) -> tuple[Tensor, Tensor]:
