@@ -16,7 +16,7 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
@@ -82,10 +82,11 @@ def _override(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _keys(node: Any, prefix: str = "") -> set[str]:
-    """All of them, groups included; what an interpolation points to is not looked into."""
-    keys = {f"{prefix}{name}" for name in node}
-    for name in node:
-        if not OmegaConf.is_interpolation(node, name) and isinstance(node[name], DictConfig):
+    """All of them, groups and items of lists included; what an interpolation points to is not looked into."""
+    names = range(len(node)) if isinstance(node, ListConfig) else node
+    keys = {f"{prefix}{name}" for name in names}
+    for name in names:
+        if not OmegaConf.is_interpolation(node, name) and OmegaConf.is_config(node[name]):
             keys |= _keys(node[name], f"{prefix}{name}.")
     return keys
 

@@ -20,6 +20,14 @@ def test_overrides_change_values():
     assert (cfg.model.core.head.norm, cfg.optimizer.lr, cfg.train.note) == ("BN", 0.5, "mine")
 
 
+def test_overrides_reach_into_lists():
+    shortest = "dataloader.train.mapper.augmentations.0.short_edge_length"
+    cfg = lazy.load(FILE, [f"{shortest}=[160,320]"])
+    assert cfg.dataloader.train.mapper.augmentations[0].short_edge_length == [160, 320]
+    with pytest.raises(UserError, match=r"no config key dataloader\.train\.mapper\.augmentations\.9"):
+        lazy.load(FILE, [shortest.replace(".0.", ".9.") + "=160"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
