@@ -3,10 +3,10 @@
 
 Everything runs through tools/train_net.py, on the CPU, with a tiny Faster R-CNN with FCOSRPN and generated pictures, in
 a process of its own, whose resident memory and that of its loader workers is read from /proc (Linux). Pages that
-several processes share are divided among them. A line is fitted to what comes after the first third, the warm-up; its
-slope is the growth. In the end a training goes on from its checkpoint, and one of its workers is killed: that has to
-end it with one message. Writes memory.json, memory.png and the logs to --output. Ends with status 1 if memory grows by
-more than --most, or the message does not come.
+several processes share are divided among them. A line is fitted to what comes after the first third, the warm-up, and
+before the last entry of the log; its slope is the growth. In the end a training goes on from its checkpoint, and one of
+its workers is killed: that has to end it with one message. Writes memory.json, memory.png and the logs to --output. Ends
+with status 1 if memory grows by more than --most, or the message does not come.
 
 Examples:
     tools/check_memory.py --minutes 15 --images 2000 --output output/check_memory
@@ -76,7 +76,7 @@ class Sample(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """A straight line through the samples after the warm-up."""
+    """A straight line through the samples between the warm-up and the end, which is no work of this kind any more."""
 
     slope: float
     """MiB per 1,000 iterations or images."""
@@ -261,12 +261,13 @@ def growth_of(samples: Sequence[Sample]) -> Growth:
         UserError: if there are too few samples.
     """
     counts = np.array([sample.done for sample in samples])
-    is_warm = counts >= WARM_UP * counts.max(initial=0)
-    if len(set(counts[is_warm].tolist())) < 3:
+    last = counts.max(initial=0)
+    is_steady = (counts >= WARM_UP * last) & (counts < last)
+    if len(set(counts[is_steady].tolist())) < 3:
         raise UserError("too little was done to tell a growth: give it more --minutes or --images")
     totals = np.array([total(sample) for sample in samples])
-    slope, start = np.polyfit(counts[is_warm], totals[is_warm], 1)
-    return Growth(float(slope) * 1000, float(start), int(counts[is_warm][0]))
+    slope, start = np.polyfit(counts[is_steady], totals[is_steady], 1)
+    return Growth(float(slope) * 1000, float(start), int(counts[is_steady][0]))
 
 
 def kill_a_worker(command: Sequence[str], output: Path, workers: int) -> str:

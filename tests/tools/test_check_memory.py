@@ -84,10 +84,10 @@ def test_no_message_or_a_traceback_or_a_hang_is_a_failure(run, end):
 
 
 def test_a_growth_worked_out_by_hand():
-    # Warm-up until 30 of 90, and then 2 MiB per 10; the workers shrink by 1.
-    counts = [0, 10, 20, 30, 50, 70, 90]
-    main = [5, 500, 50, 100, 104, 108, 112]
-    workers = [0, 0, 0, 30, 28, 26, 24]
+    # Warm-up until 30 of 90, and then 2 MiB per 10; the workers shrink by 1. At 90 the work is over.
+    counts = [0, 10, 20, 30, 50, 70, 90, 90]
+    main = [5, 500, 50, 100, 104, 108, 112, 999]
+    workers = [0, 0, 0, 30, 28, 26, 24, 0]
     samples = [tool.Sample(0.0, *of_one) for of_one in zip(counts, main, workers, strict=True)]
     growth = tool.growth_of(samples)
     assert growth.slope == pytest.approx(100)
