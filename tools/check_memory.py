@@ -4,9 +4,9 @@
 Everything runs through tools/train_net.py, on the CPU, with a tiny Faster R-CNN with FCOSRPN and generated pictures, in
 a process of its own, whose resident memory and that of its loader workers is read from /proc (Linux). Pages that
 several processes share are divided among them. A line is fitted to what comes after the first third, the warm-up, and
-before the last entry of the log; its slope is the growth. In the end a training goes on from its checkpoint, and one of
-its workers is killed: that has to end it with one message. Writes memory.json, memory.png and the logs to --output. Ends
-with status 1 if memory grows by more than --most, or the message does not come.
+before the last entry of the log; its slope is the growth. In the end a training goes on from its checkpoint, and one
+of its workers is killed: that has to end it with one message. Writes memory.json, memory.png and the logs to --output.
+Ends with status 1 if memory grows by more than --most, or the message does not come.
 
 Examples:
     tools/check_memory.py --minutes 15 --images 2000 --output output/check_memory
