@@ -60,18 +60,17 @@ class _FocalLoss(torch.autograd.Function):
         sums = []
         for start in range(0, len(entries), chunk_size):
             chunk = slice(start, start + chunk_size)
-            chunk_sum, chunk_gradient = _loss_and_gradient(entries[chunk].to(dtype), gamma, needs_gradient)
-            sums.append(chunk_sum)
-            if gradient is not None:
-                torch.mul(chunk_gradient, 1 - alpha, out=gradient[chunk])
+            of_chunk = gradient[chunk] if gradient is not None else None
+            sums.append(_background_loss(entries[chunk].to(dtype), gamma, of_chunk, weight=1 - alpha))
         background = torch.stack(sums).sum() if sums else entries.new_zeros((), dtype=dtype)
 
         positive_logits = entries[where].to(dtype)
-        wrong, _ = _loss_and_gradient(positive_logits, gamma, False)
+        positive_gradient = torch.empty_like(positive_logits)
+        wrong = _background_loss(positive_logits, gamma)
         # σ(-x) = 1 - σ(x): a positive entry is a background entry seen from the other side.
-        right, positive_gradient = _loss_and_gradient(-positive_logits, gamma, needs_gradient)
+        right = _background_loss(-positive_logits, gamma, positive_gradient, weight=-alpha)
         if gradient is not None:
-            gradient[where] = (-alpha * positive_gradient).to(gradient)
+            gradient[where] = positive_gradient.to(gradient)
             shape = logits.transpose(1, 2).shape if is_class_major else logits.shape
             ctx.is_class_major = is_class_major
             ctx.save_for_backward(gradient.view(shape))
@@ -85,12 +84,11 @@ class _FocalLoss(torch.autograd.Function):
         return of_logits.transpose(1, 2) if ctx.is_class_major else of_logits, None, None, None, None
 
 
-def _loss_and_gradient(logits: Tensor, gamma: float, needs_gradient: bool) -> tuple[Tensor, Tensor]:
-    """Σ pᵞ·ς and d/dx pᵞ·ς = pᵞ·(γ·(1 - p)·ς + p) of background entries, without α, where p is the sigmoid of a logit x
-    and ς = -log(1 - p) its softplus.
+def _background_loss(logits: Tensor, gamma: float, gradient: Tensor | None = None, *, weight: float = 1.0) -> Tensor:
+    """Σ pᵞ·ς of background entries, where p is the sigmoid of a logit x and ς = -log(1 - p) its softplus.
 
-    Returns:
-        () and, if needed, the shape of the logits; else the second is empty.
+    Args:
+        gradient: takes d/dx pᵞ·ς = pᵞ·(γ·(1 - p)·ς + p), multiplied by the weight.
     """
     # Both from one exponential, since torch's softplus takes longer than all that follows. Up to MAX_EXPONENT nothing
     # overflows, and above it the softplus is the logit.
@@ -99,7 +97,8 @@ def _loss_and_gradient(logits: Tensor, gamma: float, needs_gradient: bool) -> tu
     cross_entropy = torch.maximum(odds.log1p_(), logits)
     factor = p * p if gamma == 2 else p**gamma
     loss = (factor * cross_entropy).sum()  # pairwise, which a dot product is not: its error grows with the length
-    if not needs_gradient:
-        return loss, loss.new_empty(0)
-    gradient = torch.addcmul(cross_entropy, p, cross_entropy, value=-1)  # (1 - p)·ς
-    return loss, gradient.mul_(gamma).add_(p).mul_(factor)
+    if gradient is not None:
+        of_factor = torch.addcmul(cross_entropy, p, cross_entropy, value=-1)  # (1 - p)·ς
+        of_factor.mul_(weight * gamma).add_(p, alpha=weight)
+        torch.mul(of_factor, factor, out=gradient)
+    return loss
