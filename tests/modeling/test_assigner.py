@@ -184,11 +184,13 @@ def test_chunks_do_not_change_the_result(monkeypatch):
         assert torch.equal(one, other)
 
 
-def test_never_builds_a_dense_tensor():
-    """With center sampling the largest tensor of 1,000 boxes is far smaller than locations × boxes."""
+@pytest.mark.parametrize(("radius", "most"), [(1.5, 1), (0.0, 4)])
+def test_never_builds_a_large_tensor(radius, most):
+    """All pairs of 4,000 boxes and 22,300 locations would take 89 MB as a mask; without center sampling a distance in
+    float32 stands beside the mask, whose size is what is bounded."""
     generator = torch.Generator().manual_seed(8)
     locations = compute_locations(grid_sizes(800, 1333), STRIDES)
-    gt = [instances(random_boxes(generator, 1000, 800, 1333))]
+    gt = [instances(random_boxes(generator, 2000, 800, 1333)) for _ in range(2)]
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -197,14 +199,12 @@ def test_never_builds_a_dense_tensor():
             result = function(*args, **(kwargs or {}))
             for tensor in result if isinstance(result, tuple | list) else [result]:
                 if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.numel())
+                    largest = max(largest, tensor.untyped_storage().nbytes())
             return result
 
     with Watch():
-        assigner()(locations, gt)
-    num_locations = len(locations.points)
-    assert largest < 4 * num_locations  # 89,000; dense would be 22,000,000
-    assert largest >= num_locations
+        assigner(radius)(locations, gt)
+    assert 0.5 * assigner_module.MAX_BYTES_AT_ONCE < largest <= most * assigner_module.MAX_BYTES_AT_ONCE
 
 
 def test_ground_truth_is_left_alone():
