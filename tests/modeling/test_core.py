@@ -1,9 +1,10 @@
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
-from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, UserError
+from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, UserError, add_fcos_config
 from fcos_rpn.modeling.losses import BOX_LOSSES
 from tests.tiny import tiny_config
 
@@ -44,14 +45,16 @@ def test_location_offset():
 
 
 def test_built_by_hand_equals_built_from_config():
-    """Everything below `from_config` takes plain values."""
+    """Everything below `from_config` takes plain values, whose defaults are the config's."""
+    cfg = get_cfg()
+    add_fcos_config(cfg)
     torch.manual_seed(0)
-    from_config = core(["p3", "p4"])
+    from_config = FCOSCore(cfg, PYRAMID, in_features=["p3", "p4"], num_classes=2)
     torch.manual_seed(0)
     by_hand = FCOSCore(
         in_features=["p3", "p4"],
         strides=[8, 16],
-        head=FCOSHead(in_channels=64, strides=[8, 16], num_classes=2, num_convs=1),
+        head=FCOSHead(in_channels=64, strides=[8, 16], num_classes=2),
         assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0]),
         losses=FCOSLosses(),
     )
