@@ -108,11 +108,12 @@ def test_learns_by_heart(seed):
         torch.testing.assert_close(best.pred_boxes.tensor, gt.gt_boxes.tensor, rtol=0, atol=4)
 
 
-def test_pictures_of_the_training_every_vis_period():
+@pytest.mark.parametrize(("period", "pictures"), [(0, 0), (1, 3), (2, 2)])
+def test_pictures_of_the_training_every_vis_period(period, pictures):
     cfg = tiny_config()
-    cfg.VIS_PERIOD = 2
+    cfg.VIS_PERIOD = period
     watched = raise_scores(build_model(cfg)).train()
     with EventStorage() as storage:
         for storage.iter in range(3):
             watched(tiny_batch(*MIXED))
-    assert [picture.shape for _, picture, _ in storage._vis_data] == [(3, 64, 192)] * 2  # at iterations 0 and 2
+    assert [picture.shape for _, picture, _ in storage._vis_data] == [(3, 64, 192)] * pictures
