@@ -1,9 +1,11 @@
 """tools/check_memory.py within this process; what it starts is a stand-in for a training that takes no time."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fcos_rpn import UserError
@@ -81,6 +83,18 @@ def test_no_message_or_a_traceback_or_a_hang_is_a_failure(run, end):
     status, printed, _ = run("--minutes", "0.0", "--images", "0", end=end)
     assert status == 1
     assert "A worker is killed: no message, or more than one" in printed
+
+
+def test_files_that_are_mapped_do_not_count(tmp_path):
+    size = 64 << 20
+    (tmp_path / "file").write_bytes(bytes(size))
+    before = tool.memory_of(os.getpid())
+    mapped = np.memmap(tmp_path / "file", mode="r")
+    assert mapped.sum() == 0
+    assert abs(tool.memory_of(os.getpid()) - before) < 16
+    held = np.ones(size, dtype=np.uint8)
+    assert tool.memory_of(os.getpid()) - before == pytest.approx(64, abs=16)
+    assert len(held) == len(mapped)
 
 
 def test_a_growth_worked_out_by_hand():
