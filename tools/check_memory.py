@@ -2,11 +2,10 @@
 """Does memory grow? Train for some minutes, evaluate on many images, and kill a process that loads images.
 
 Everything runs through tools/train_net.py, on the CPU, with a tiny Faster R-CNN with FCOSRPN and generated pictures, in
-a process of its own, whose resident memory and that of its loader workers is read from /proc (Linux), without the
-files that are mapped, such as libraries. Pages that several processes share are divided among them. A line is fitted to
-what comes after the first third, the warm-up, and before the last entry of the log; its slope is the growth. In the end
-a training goes on from its checkpoint, and one of its workers is killed: that has to end it with one message. Writes
-memory.json, memory.png and the logs to --output. Ends with status 1 if memory grows by more than --most or
+a process of its own, whose resident memory and that of its loader workers is read from /proc (Linux). A line is fitted
+to what comes after the first third, the warm-up, and before the last entry of the log; its slope is the growth. In the
+end a training goes on from its checkpoint, and one of its workers is killed: that has to end it with one message.
+Writes memory.json, memory.png and the logs to --output. Ends with status 1 if memory grows by more than --most or
 --most-of-evaluation, or the message does not come.
 
 Examples:
@@ -147,7 +146,7 @@ def prepare(args: argparse.Namespace) -> list[str]:
         UserError: if this is no Linux, an argument is out of range, or the folder cannot be used.
     """
     if not memory_of(os.getpid()):
-        raise UserError("memory is read from Pss_Anon in /proc/<pid>/smaps_rollup: use Linux 5.4 or newer")
+        raise UserError("memory is read from RssAnon in /proc/<pid>/status, which this system does not have: use Linux")
     if args.minutes < 0 or args.images < 0 or args.workers < 0 or args.period <= 0:
         raise UserError("--minutes, --images and --workers must be at least 0, --period above 0")
     if args.images > 0 and args.minutes == 0:
@@ -230,15 +229,15 @@ def samples_of(
 def memory_of(pid: int) -> float:
     """In MiB; 0 if the process has ended.
 
-    Not of files: a library's pages are divided among all that use it, so that they grow when another program ends.
+    Without mapped files, such as libraries. Pages that processes share count for each of them: were they divided, it
+    would look like growth when a process writes to what it has in common with those that it has forked, as the first
+    full garbage collection does to all of Python's objects.
     """
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0.0
-    return (
-        sum(int(kilobytes) for kilobytes in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", text, re.MULTILINE)) / 1024
-    )
+    return sum(int(kilobytes) for kilobytes in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", text, re.MULTILINE)) / 1024
 
 
 def children_of(pid: int) -> list[int]:
