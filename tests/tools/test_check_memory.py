@@ -92,6 +92,11 @@ def test_memory_that_grows_is_a_failure(run):
     assert growth["slope"] == pytest.approx(1000, rel=0.3)  # 1 MiB an iteration
 
 
+def test_an_evaluation_that_grows_is_a_failure(run):
+    status, _, _ = run("--minutes", "0.03", "--images", "40", "--most", "5000", growth=1)
+    assert status == 1
+
+
 @pytest.mark.parametrize("end", ["'Traceback (most recent call last):\\nerror: it'", "'a line'", "time.sleep(30)"])
 def test_no_message_or_a_traceback_or_a_hang_is_a_failure(run, end):
     status, printed, _ = run("--minutes", "0.0", "--images", "0", end=end)
