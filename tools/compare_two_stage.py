@@ -8,6 +8,8 @@ training images. Stopped at any moment, the same command goes on.
 
 Examples:
     tools/compare_two_stage.py --screen --train images train.json --test images val.json --weights mobilenet_v2.pth
+    tools/compare_two_stage.py --screen --systems rpn+p2 fcos_rpn+p2 fcos_rpn+p2+weight3 \\
+        --train images train.json --test images val.json --weights mobilenet_v2.pth
     tools/compare_two_stage.py --systems rpn+p2 fcos_rpn+p2+fused fcos --proposals 30 100 300 1000 \\
         --train images train.json --test images val.json --weights mobilenet_v2.pth
     tools/compare_two_stage.py --table output/two_stage/results.json
@@ -60,6 +62,8 @@ GENERATORS = {
 }
 """What remedies are added to."""
 
+COMPARED = ("rpn", "fcos_rpn", "fcos")
+
 WITHOUT_REMEDIES = ("rpn_P2P6", "fcos")
 """Generators that are there for comparison alone."""
 
@@ -81,6 +85,8 @@ REMEDIES: dict[str, tuple[str, Sequence[Any]]] = {
             *("MODEL.RPN.POST_NMS_TOPK_TEST", 256),
         ],
     ),
+    "weight3": ("proposals' losses times .3", ["MODEL.RPN.LOSS_WEIGHT", 0.3]),
+    "weight1": ("proposals' losses times .1", ["MODEL.RPN.LOSS_WEIGHT", 0.1]),
     "agnostic": ("class-agnostic box regression", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]),
     "warm": ("starts from one-stage FCOS", []),
     "fused": ("fused scores", FUSED),
@@ -108,14 +114,16 @@ NUM_TIMED_IMAGES = 30
 
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    parser.add_argument(
         "--screen",
         action="store_true",
-        help="remedies, but warm, one by one with each generator on a fold of the training images, at a quarter of the "
-        "iterations",
+        help="on a fold of the training images, at a quarter of the iterations",
     )
-    what.add_argument("--systems", nargs="+", default=["rpn", "fcos_rpn", "fcos"], help="default: %(default)s")
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        help=f"default: {' '.join(COMPARED)}; with --screen: each remedy but warm, with each generator",
+    )
     parser.add_argument(
         "--proposals", nargs="+", type=int, default=[], metavar="K", help="AP and time of --systems at these numbers"
     )
@@ -129,11 +137,11 @@ def main(args: argparse.Namespace) -> None:
         print(table(read_results(args.table)))
         return
     if args.screen and args.proposals:
-        raise UserError("--proposals is for --systems: the screened ones are not evaluated on the test images")
+        raise UserError("--proposals goes without --screen: what is screened is not evaluated on the test images")
     experiment = build_experiment(args)
     log_to(args.output / "log.txt")
 
-    names = screened_systems() if args.screen else args.systems
+    names = systems_of(args)
     fold = split(Path(args.train[1]), args.output / "fold") if args.screen else None
     seeds = [0] if args.screen else args.seeds
     rates = {name: best_rate(experiment, name.split("+")[0]) for name in names}
@@ -150,6 +158,12 @@ def main(args: argparse.Namespace) -> None:
     print(f"\n{table(results)}")
 
 
+def systems_of(args: argparse.Namespace) -> Sequence[str]:
+    if args.systems:
+        return list(args.systems)
+    return screened_systems() if args.screen else COMPARED
+
+
 def screened_systems() -> list[str]:
     """Both generators plain, and each with one remedy."""
     screened = [remedy for remedy in REMEDIES if remedy not in NOT_SCREENED]
@@ -160,8 +174,8 @@ def screened_systems() -> list[str]:
 
 
 def build_experiment(args: argparse.Namespace) -> Experiment:
-    plain = [*GENERATORS, *screened_systems(), *args.systems]
-    with_limits = [f"{name}@{limit}" for name in args.systems for limit in args.proposals]
+    plain = [*GENERATORS, *systems_of(args)]
+    with_limits = [f"{name}@{limit}" for name in systems_of(args) for limit in args.proposals]
     return experiment_from(
         args,
         systems={name: system_of(name) for name in [*plain, *map(without_remedies_of_inference, plain), *with_limits]},

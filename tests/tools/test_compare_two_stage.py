@@ -39,8 +39,16 @@ def test_every_screened_system_has_a_config_of_its_own():
     configs = {
         name: compare_two_stage.system_of(name).read_config().dump() for name in compare_two_stage.screened_systems()
     }
-    assert len(configs) == 14  # two generators: plain, and six remedies
-    assert len(set(configs.values())) == 14
+    assert len(configs) == 18  # two generators: plain, and eight remedies
+    assert len(set(configs.values())) == 18
+
+
+def test_named_systems_are_screened_alone():
+    named = ["--systems", "rpn+p2", "fcos_rpn+p2+weight3"]
+    assert compare_two_stage.systems_of(arguments("--screen", *named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
+    assert compare_two_stage.systems_of(arguments(*named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
+    assert compare_two_stage.systems_of(arguments("--screen")) == compare_two_stage.screened_systems()
+    assert list(compare_two_stage.systems_of(arguments())) == ["rpn", "fcos_rpn", "fcos"]
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos+p2", "rpn_P2P6+fused"])
@@ -103,6 +111,6 @@ def test_trains_evaluates_and_times(tmp_path, detectron2_restored, capsys):
     assert capsys.readouterr().out.strip() in printed
 
 
-def test_proposals_belong_to_named_systems():
-    with pytest.raises(UserError, match="--proposals is for --systems"):
+def test_numbers_of_proposals_are_not_screened():
+    with pytest.raises(UserError, match="--proposals goes without --screen"):
         compare_two_stage.main(arguments("--screen", "--proposals", "10"))
