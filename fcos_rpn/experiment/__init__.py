@@ -4,6 +4,7 @@ figures     reading what runs have left; mean and spread over seeds
 system      what is compared, and its config at an experiment's budget
 settings    a finished run is taken up again only if everything it depends on is the same
 fold        a part of the training images, held out for choices
+two_stage   the systems of a Faster R-CNN: a proposal generator and remedies
 run         trains and evaluates a system, or takes up what an earlier call has left; chooses its learning rate
 """
 
