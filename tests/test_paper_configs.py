@@ -106,6 +106,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
             "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
             "MODEL.RPN.POST_NMS_TOPK_TEST": 2000,
+            "MODEL.RPN.LOSS_WEIGHT": 1.0,
             "SOLVER.WARMUP_METHOD": "constant",
             "SOLVER.WARMUP_FACTOR": 1 / 3,
             "SOLVER.WARMUP_ITERS": 500,
