@@ -114,7 +114,8 @@ def test_images_without_boxes_train_and_the_schedule_fits_the_run(name):
 def test_under_roi_heads_the_losses_of_fcos_proposals_weigh_less(name):
     cfg = get_config(name)
     has_both = cfg.MODEL.PROPOSAL_GENERATOR.NAME == "FCOSRPN" and "GeneralizedRCNN" in cfg.MODEL.META_ARCHITECTURE
-    assert cfg.MODEL.RPN.LOSS_WEIGHT == (0.3 if has_both else 1.0)
+    weight = cfg.MODEL.RPN.LOSS_WEIGHT
+    assert weight == (0.3 if has_both else 1.0)
 
 
 @pytest.mark.parametrize("num_boxes", [(2, 3), (0, 2), (0, 0)], ids=["full", "half empty", "empty"])

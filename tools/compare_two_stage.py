@@ -106,9 +106,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def systems_of(args: argparse.Namespace) -> Sequence[str]:
-    if args.systems:
-        return list(args.systems)
-    return screened_systems() if args.screen else COMPARED
+    named: Sequence[str] | None = args.systems
+    return named or (screened_systems() if args.screen else COMPARED)
 
 
 def build_experiment(args: argparse.Namespace) -> Experiment:

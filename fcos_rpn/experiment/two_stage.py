@@ -36,7 +36,6 @@ REMEDIES: dict[str, tuple[str, Sequence[Any]]] = {
         ],
     ),
     "weight3": ("proposals' losses times .3", ["MODEL.RPN.LOSS_WEIGHT", 0.3]),
-    "weight03": ("proposals' losses times .03", ["MODEL.RPN.LOSS_WEIGHT", 0.03]),
     "weight1": ("proposals' losses times .1", ["MODEL.RPN.LOSS_WEIGHT", 0.1]),
     "agnostic": ("class-agnostic box regression", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]),
     "warm": ("starts from one-stage FCOS", []),

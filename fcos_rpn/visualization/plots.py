@@ -128,11 +128,12 @@ def plot_proposal_limits(curves: Mapping[str, Mapping[int, tuple[float, float]]]
         panel.xaxis.set_major_formatter(ScalarFormatter())
         panel.autoscale()
     panels[0].set_ylabel("%")
-    panels[1].yaxis.set_major_locator(AutoLocator())
-    panels[1].yaxis.set_major_formatter(ScalarFormatter())
+    for panel, formatter in zip(panels, (PercentFormatter(1, symbol=""), ScalarFormatter()), strict=True):
+        panel.yaxis.set_major_locator(AutoLocator())
+        panel.yaxis.set_major_formatter(formatter)
     panels[1].set_ylim(bottom=0)
     ap_at_most = {name: curve[max(curve)][0] for name, curve in curves.items()}
-    _add_figures_below(panels[0], "AP at most proposals", ap_at_most, colors)
+    _add_figures_below(panels[0], "AP at most proposals", ap_at_most, colors, width=2 + GAP / PANEL)
     return figure
 
 
@@ -179,16 +180,21 @@ def add_title(panel: Axes, title: str, detail: str = "") -> None:
     panel.annotate(detail, (1, 0), (8, 0), head, **text, color=SOFT_INK)
 
 
-def _add_figures_below(panel: Axes, heading: str, figures: Mapping[str, float], colors: Sequence[str]) -> None:
-    """A line for each name: its color, the name and its figure, under the panel's own labels."""
+def _add_figures_below(
+    panel: Axes, heading: str, figures: Mapping[str, float], colors: Sequence[str], *, width: float = 1
+) -> None:
+    """A line for each name: its color, the name and its figure, under the panel's own labels; as wide as so many
+    panels."""
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL_FONT_SIZE, "va": "center"}
     first = -BOTTOM - LEGEND_LINE
-    panel.annotate(heading, (1, 0), (0, first), "axes fraction", **text, ha="right", color=SOFT_INK)
+    panel.annotate(heading, (width, 0), (0, first), "axes fraction", **text, ha="right", color=SOFT_INK)
     for row, ((name, figure), color) in enumerate(zip(figures.items(), colors, strict=True), start=1):
         y = first - row * LEGEND_LINE
         panel.annotate("●", (0, 0), (0, y), "axes fraction", **text, color=color)
         panel.annotate(name, (0, 0), (18, y), "axes fraction", **text, color=INK)
-        panel.annotate(f"{figure:.1f}", (1, 0), (0, y), "axes fraction", **text, ha="right", color=INK, weight="bold")
+        panel.annotate(
+            f"{figure:.1f}", (width, 0), (0, y), "axes fraction", **text, ha="right", color=INK, weight="bold"
+        )
 
 
 def _add_dots(panel: Axes, scores: Tensor, ious: Tensor, is_overrated: Tensor) -> None:
