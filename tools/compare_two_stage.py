@@ -3,7 +3,7 @@
 
 A system is a proposal generator and the remedies that it gets: rpn, fcos_rpn, fcos_rpn+p2, fcos_rpn+p2+fused, ...; a
 smaller head of FCOSRPN is named like a remedy: fcos_rpn+convs2; `fcos` is the one-stage detector. All have the same
-backbone, images, batch, schedule and seeds; a generator's learning rate is the best of --rates on a fold of the
+backbone, images, batch, schedule and seeds; each system's learning rate is the best of --rates on a fold of the
 training images. Stopped at any moment, the same command goes on.
 
 Examples:
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
     names = systems_of(args)
     fold = split(Path(args.train[1]), args.output / "fold") if args.screen else None
     seeds = [0] if args.screen else args.seeds
-    rates = {name: best_rate(experiment, name.split("+")[0]) for name in names}
+    rates = {name: best_rate(experiment, name) for name in names}
     results: dict[str, Any] = {"rates": rates, "runs": [], "limits": []}
     file = args.output / ("screen.json" if args.screen else "results.json")
     for seed, name in itertools.product(seeds, names):

@@ -65,7 +65,7 @@ def run(
         run(experiment, other, rate=others_rate, seed=seed, fold=fold)
         others = experiment.build_config(other, rate=others_rate, seed=seed, fold=fold)
         cfg.MODEL.WEIGHTS = str(Path(others.OUTPUT_DIR) / "model_final.pth")
-    require_same_settings(output, settings_of(experiment, name, rate=rate))
+    require_same_settings(output, settings_of(experiment, name, rate=rate, on_fold=fold is not None))
     if not (output / "run.json").exists():
         title = f"{system.title}, {f'rate {rate:g}' if fold else f'seed {seed}'}"
         try:

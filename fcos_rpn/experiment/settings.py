@@ -12,7 +12,7 @@ from .figures import read_json
 from .system import Experiment
 
 
-def settings_of(experiment: Experiment, name: str, *, rate: float) -> dict[str, Any]:
+def settings_of(experiment: Experiment, name: str, *, rate: float, on_fold: bool) -> dict[str, Any]:
     """All that the figures of a run depend on, but for the system and the seed, which its folder is named after."""
     return {
         "--train": [str(Path(path).resolve()) for path in experiment.train],
@@ -21,6 +21,7 @@ def settings_of(experiment: Experiment, name: str, *, rate: float) -> dict[str, 
         "--iterations": experiment.iterations,
         "--batch": experiment.batch,
         "--short-side": experiment.short_side,
+        **({"--fold-part": experiment.fold_part} if on_fold else {}),
         "rate": rate,
         **_flatten(experiment.systems[name].read_config()),
     }

@@ -14,9 +14,6 @@ from ..config import merge_overrides
 from ..errors import UserError
 from ..progress import TrainerWithProgress
 
-PART_OF_BUDGET = 4
-"""On a fold of the training images a run has this part of the iterations."""
-
 
 class System(NamedTuple):
     """One of the things that are compared."""
@@ -63,6 +60,8 @@ class Experiment:
     """Figures of that task that are kept for every evaluation during the training."""
     evaluations: int
     """In each training at the whole budget, at equal distances; the last one at its end."""
+    fold_part: int
+    """A run on a fold of the training images has one in this many of the iterations."""
     summarize: Callable[[dict[str, Any]], dict[str, Any]]
     """From the last evaluation's results by task to what is kept of a run."""
 
@@ -87,8 +86,8 @@ class Experiment:
             cfg.OUTPUT_DIR = str(self.output / name / f"seed{seed}")
         else:
             cfg.DATASETS.TRAIN_FOLDERS, cfg.DATASETS.TEST_FOLDERS = ([[self.train[0], str(file)]] for file in fold)
-            cfg.SOLVER.MAX_ITER = self.iterations // PART_OF_BUDGET
-            cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.WARMUP_ITERS // PART_OF_BUDGET
+            cfg.SOLVER.MAX_ITER = max(1, self.iterations // self.fold_part)
+            cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.WARMUP_ITERS // self.fold_part
             cfg.OUTPUT_DIR = str(self.output / name / f"rate{rate:g}")
         return cfg
 
@@ -107,6 +106,13 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) ->
     parser.add_argument(
         "--evaluations", type=evaluations, default=6, help="of each run, the last at its end (default: %(default)s)"
     )
+    parser.add_argument(
+        "--fold-part",
+        type=fold_part,
+        default=4,
+        metavar="N",
+        help="a learning rate is chosen at one in N of the iterations (default: %(default)s)",
+    )
     parser.add_argument("--short-side", type=int, default=240, help="of the input, in pixels (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(output), help="default: %(default)s")
     parser.add_argument("--table", type=Path, metavar="JSON", help="print the table of an earlier run's results.json")
@@ -114,11 +120,8 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) ->
 
 def iterations(text: str) -> int:
     """An argument's type."""
-    if int(text) < PART_OF_BUDGET:
-        raise argparse.ArgumentTypeError(
-            f"{text} is too few: the learning rate is chosen at 1/{PART_OF_BUDGET} of them, so give {PART_OF_BUDGET} "
-            "or more"
-        )
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few: a run needs 1 or more")
     return int(text)
 
 
@@ -136,6 +139,13 @@ def evaluations(text: str) -> int:
     return int(text)
 
 
+def fold_part(text: str) -> int:
+    """An argument's type."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no part of the iterations: give 1 (all of them) or more")
+    return int(text)
+
+
 def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
     """
     Args:
@@ -148,6 +158,6 @@ def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
     for option in ("train", "test", "weights"):
         if getattr(args, option) is None:
             raise UserError(f"--{option} is missing")
-    names = ("train", "test", "weights", "iterations", "batch", "short_side", "rates", "evaluations")
+    names = ("train", "test", "weights", "iterations", "batch", "short_side", "rates", "evaluations", "fold_part")
     given = {name: getattr(args, name) for name in names}
     return Experiment(output=args.output, **given, **in_common)

@@ -34,6 +34,7 @@ def make_experiment(tmp_path):
             "criterion": ("box_proposals", "AR@100"),
             "followed": ("AR@100",),
             "evaluations": 6,
+            "fold_part": 4,
             "summarize": lambda found: found["box_proposals"],
         }
         return Experiment(**{**defaults, **fields})

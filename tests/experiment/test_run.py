@@ -1,5 +1,6 @@
 import contextlib
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +98,16 @@ def test_the_chosen_rate_and_the_config_are_settings_too(make_experiment, monkey
     monkeypatch.setattr(system_module.model_zoo, "get_config", changed)
     with pytest.raises(UserError, match=r"\n  SOLVER\.IMS_PER_BATCH 8, now 2$"):
         run(experiment, "fcos_rpn", rate=0.01, seed=1)
+
+
+def test_the_part_of_the_budget_is_a_setting_on_a_fold_alone(make_experiment, monkeypatch):
+    monkeypatch.setattr(run_module, "train", lambda experiment, cfg, title: {"AR@100": 10.0})
+    fold = [Path("a.json"), Path("b.json")]
+    run(make_experiment(), "fcos_rpn", rate=0.01, seed=1)
+    run(make_experiment(), "fcos_rpn", rate=0.01, seed=0, fold=fold)
+    assert run(make_experiment(fold_part=8), "fcos_rpn", rate=0.01, seed=1) == {"AR@100": 10.0}
+    with pytest.raises(UserError, match=r"\n  --fold-part 4, now 8$"):
+        run(make_experiment(fold_part=8), "fcos_rpn", rate=0.01, seed=0, fold=fold)
 
 
 def test_a_run_without_settings_is_not_taken_up(make_experiment, monkeypatch):
