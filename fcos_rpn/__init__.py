@@ -32,23 +32,23 @@ except ModuleNotFoundError as error:
 
 from . import model_zoo
 from .analysis import ambiguous_samples, best_possible_recall
+from .checkpoint.conversion import convert_state_dict
 from .config import add_fcos_config
-from .conversion import convert_state_dict
 from .errors import UserError
-from .modeling import backbone  # noqa: F401  registers the pyramids
 from .modeling.assigner import FCOSAssigner, FCOSTargets
+from .modeling.backbones import TimmBackbone, TorchvisionBackbone
+from .modeling.backbones import fpn as backbone  # noqa: F401  registers the pyramids
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations, compute_centerness, compute_locations, decode_boxes, encode_boxes
 from .modeling.head import FCOSHead, FCOSPredictions
-from .modeling.inference import optimize_for_inference
 from .modeling.losses import FCOSLosses
 from .modeling.meta_arch import FCOS
-from .modeling.networks import TimmBackbone, TorchvisionBackbone
+from .modeling.optimize import optimize_for_inference
 from .modeling.postprocess import FCOSPostProcessor
 from .modeling.proposal_generator import FCOSRPN
+from .modeling.rcnn import FusedScoreCascadeROIHeads, FusedScoreROIHeads, GeneralizedRCNNWithProposals
 from .modeling.rpn_head import NormRPNHead
 from .modeling.tta import FCOSWithTTA
-from .modeling.two_stage import FusedScoreCascadeROIHeads, FusedScoreROIHeads, GeneralizedRCNNWithProposals
 from .predictor import Predictor
 
 __all__ = [

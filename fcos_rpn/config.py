@@ -1,12 +1,25 @@
 """Every config key that this package reads and Detectron2 lacks, and merging that says what is wrong."""
 
 import difflib
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode
+from detectron2 import model_zoo as detectron2_model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    RPN_HEAD_REGISTRY,
+)
 
 from .errors import UserError
 
@@ -181,3 +194,46 @@ def _parse(value: str) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError:
         return value
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """A config file with the command line's KEY VALUE pairs.
+
+    Raises:
+        UserError: on a wrong key, type or name.
+    """
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    if Path(detectron2_model_zoo.__file__).resolve().parent in Path(path).resolve().parents:
+        # Its RetinaNet's holds code, which merge_file refuses; it is as safe as Detectron2 itself.
+        cfg.merge_from_file(str(path), allow_unsafe=True)
+    else:
+        merge_file(cfg, path)
+    merge_overrides(cfg, overrides)
+    require_registered_parts(cfg)
+    return cfg
+
+
+PARTS = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+}
+"""Config key -> where Detectron2 looks its value up."""
+
+
+def require_registered_parts(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: if the config names a part that nobody registered.
+    """
+    for key, registry in PARTS.items():
+        name = operator.attrgetter(key)(cfg)
+        if name and name not in registry:
+            raise UserError(f"{key}: there is no {name!r}; registered are {', '.join(sorted(n for n, _ in registry))}")

@@ -1,6 +1,9 @@
-"""The one exception for mistakes that the user can repair; the tools print it without a traceback."""
+"""The one exception for mistakes that users can mend, how commands end on it, and files that are never half-written."""
 
-from collections.abc import Collection
+import contextlib
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -22,3 +25,41 @@ def require_one_of(key: str, value: str, choices: Collection[str]) -> None:
     """
     if value not in choices:
         raise UserError(f"{key} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def make_folder(folder: Path) -> None:
+    """
+    Raises:
+        UserError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made or written ({error.strerror})") from error
+
+
+def user_message(error: UserError) -> str:
+    """The message alone: a worker of a `DataLoader` raises its exceptions with the worker's traceback wrapped
+    around it."""
+    message = str(error)
+    if not message.startswith(f"Caught {UserError.__name__} in "):
+        return message
+    return message.rpartition(f"\n{UserError.__module__}.{UserError.__qualname__}: ")[2].rstrip("\n")
+
+
+@contextlib.contextmanager
+def user_errors_as_messages(*, when_stopped: str = "stopped") -> Iterator[None]:
+    """A mistake of the user, or an interruption, ends the process with one message and no traceback."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        sys.exit(
+            f"error: {str(error).splitlines()[0]}\nA process that loads images has ended, most often for lack of "
+            "memory: lower DATALOADER.NUM_WORKERS, and go on from the last checkpoint with --resume"
+        )
+    except KeyboardInterrupt:
+        sys.exit(f"\n{when_stopped}")

@@ -1,11 +1,13 @@
 """The packaged configs by name, YAML and LazyConfigs, as `detectron2.model_zoo` does it."""
 
+import contextlib
 from pathlib import Path
 
-from detectron2.config import CfgNode, LazyConfig, get_cfg
+from detectron2 import model_zoo as detectron2_model_zoo
+from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig
 
-from .config import add_fcos_config, merge_file
+from .config import read_config
 from .errors import UserError
 
 
@@ -29,7 +31,19 @@ def get_config(config_path: str) -> CfgNode | DictConfig:
     """A packaged config: YAML merged into Detectron2's defaults and this package's; or a LazyConfig, all of it."""
     if config_path.endswith(".py"):
         return LazyConfig.load(get_config_file(config_path))
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    merge_file(cfg, get_config_file(config_path))
-    return cfg
+    return read_config(get_config_file(config_path))
+
+
+def find_config(name: str) -> Path:
+    """A file, or one of this package's or Detectron2's configs by name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    with contextlib.suppress(UserError):
+        return Path(get_config_file(name))
+    with contextlib.suppress(RuntimeError):
+        return Path(detectron2_model_zoo.get_config_file(name))
+    raise UserError(f"no config file {name}, and neither this package nor Detectron2 has one of that name")

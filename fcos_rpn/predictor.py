@@ -23,17 +23,18 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from .analysis.detections import fcos_of, preprocess
-from .checkpoint import FCOSCheckpointer, read_class_names
-from .cli import find_config, read_config
-from .data.picture_files import pixels_of
-from .engine import Trainer
+from .analysis.origins import fcos_of, preprocess
+from .checkpoint.checkpointer import FCOSCheckpointer, read_class_names
+from .config import read_config
+from .data.pictures import pixels_of
+from .engine.setup import require_device, set_num_classes
+from .engine.trainer import Trainer
 from .errors import UserError
+from .model_zoo import find_config
 from .modeling.core import FCOSCore
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
-from .modeling.inference import optimize_for_inference
-from .prepare import require_device, set_num_classes
+from .modeling.optimize import optimize_for_inference
 
 logger = logging.getLogger(__name__)
 

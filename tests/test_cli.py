@@ -6,14 +6,10 @@ from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fcos_rpn import UserError
-from fcos_rpn.cli import (
-    add_class_name_arguments,
-    find_config,
-    given_class_names,
-    make_folder,
-    read_config,
-    user_errors_as_messages,
-)
+from fcos_rpn.commands.arguments import add_class_name_arguments, given_class_names
+from fcos_rpn.config import read_config
+from fcos_rpn.errors import make_folder, user_errors_as_messages
+from fcos_rpn.model_zoo import find_config
 
 
 @pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"])

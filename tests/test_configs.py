@@ -17,9 +17,9 @@ from torch import nn
 
 from fcos_rpn import add_fcos_config
 from fcos_rpn.config import merge_file
-from fcos_rpn.engine import Trainer
+from fcos_rpn.engine.setup import use_datasets
+from fcos_rpn.engine.trainer import Trainer
 from fcos_rpn.model_zoo import get_config
-from fcos_rpn.prepare import use_datasets
 from tests.tiny import tiny_batch, write_coco_folder
 
 ROOT = Path(__file__).parents[1]

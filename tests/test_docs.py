@@ -7,7 +7,6 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from fcos_rpn import add_fcos_config
-from tests.tools.loading import TOOLS, load_tool
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcos_rpn import FCOS, FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, FCOSPostProcessor
-from fcos_rpn.engine import Trainer
-from fcos_rpn.prepare import use_datasets
+from fcos_rpn.engine.setup import use_datasets
+from fcos_rpn.engine.trainer import Trainer
 from tests.tiny import tiny_config
 
 ARCHITECTURES = ["FCOS", "GeneralizedRCNN"]

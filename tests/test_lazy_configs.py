@@ -17,9 +17,10 @@ from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from fcos_rpn import FCOSAssigner, FCOSLosses, FCOSPostProcessor, lazy, model_zoo
+from fcos_rpn import FCOSAssigner, FCOSLosses, FCOSPostProcessor, model_zoo
 from fcos_rpn.data import CheckedDatasetMapper
-from fcos_rpn.engine import Trainer
+from fcos_rpn.engine import lazy
+from fcos_rpn.engine.trainer import Trainer
 from tests.tiny import tiny_batch
 
 FOLDER = Path(__file__).parents[1] / "configs" / "lazy"

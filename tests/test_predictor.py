@@ -12,7 +12,7 @@ from PIL import Image
 from fcos_rpn import Predictor, UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.data import CheckedDatasetMapper
-from fcos_rpn.data.picture_files import read_picture
+from fcos_rpn.data.pictures import read_picture
 from fcos_rpn.predictor import read_rgb
 from tests.tiny import CATEGORIES, tiny_config
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..modeling.assigner import FCOSAssigner
-from .annotations import Annotations, input_boxes, input_sizes, padded_sizes
 from .assignment import LocationSampler
+from .boxes import Annotations, input_boxes, input_sizes, padded_sizes
 from .figures import Analysis, build_sampler, measure
 
 ENLARGEMENTS = (1.0, 1.25, 1.5, 2.0)

@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from .seeding import Purpose, mix, seeded_generators
-from .workers import batches_of
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 """Values of `DATALOADER.SAMPLER_TRAIN`; they mean what they mean to Detectron2, in another order."""
@@ -199,19 +198,14 @@ class TrainLoader:
         }
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """
-        Raises:
-            WorkerDied: see `batches_of`.
-        """
-        return batches_of(
-            DataLoader(
-                MappedImages(self.records, self.mapper, self.seed),
-                batch_sampler=self.places(),
-                num_workers=self.num_workers,
-                collate_fn=trivial_batch_collator,
-                generator=torch.Generator(),  # else it would draw from the global one
-            )
+        loader: DataLoader[Any] = DataLoader(
+            MappedImages(self.records, self.mapper, self.seed),
+            batch_sampler=self.places(),
+            num_workers=self.num_workers,
+            collate_fn=trivial_batch_collator,
+            generator=torch.Generator(),  # else it would draw from the global one
         )
+        return iter(loader)
 
     def places(self) -> Iterator[list[Place]]:
         """This process' share of the batches from number `start` on."""

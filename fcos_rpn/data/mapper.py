@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import read_image, transform_proposals
 from detectron2.data.transforms import AugInput
 
 from ..errors import UserError
-from .picture_files import read_picture, size_problem
+from .pictures import read_picture, size_problem
 
 LARGEST_ASPECT_RATIO = 100
 """Of pictures that surely can be resized to sizes in use: beyond it, their shorter side may round to no pixel."""
@@ -65,12 +65,3 @@ class CheckedDatasetMapper(DatasetMapper):
         elif "annotations" in record:
             self._transform_annotations(record, transforms, size)
         return record
-
-
-def user_message(error: UserError) -> str:
-    """The message alone: a worker of a `DataLoader` raises its exceptions with the worker's traceback wrapped
-    around it."""
-    message = str(error)
-    if not message.startswith(f"Caught {UserError.__name__} in "):
-        return message
-    return message.rpartition(f"\n{UserError.__module__}.{UserError.__qualname__}: ")[2].rstrip("\n")

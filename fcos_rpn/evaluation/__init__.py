@@ -8,7 +8,7 @@ results    figures as a table and as a file
 """
 
 from .evaluator import FCOSEvaluator, FCOSWithProposals
-from .precision import PrecisionRecall, precision_recall
+from .precision_recall import PrecisionRecall, precision_recall
 from .recall import RecallCurves, average_recall, recall_by_iou
 from .results import results_table, write_results
 

@@ -18,8 +18,8 @@ from ..errors import UserError
 from ..modeling.meta_arch import FCOS
 from ..modeling.postprocess import FCOSPostProcessor, rescale
 from ..modeling.proposal_generator import to_proposals
+from .average_precision import evaluate_detections
 from .coco import BoxesOfImages, coco_api
-from .detections import evaluate_detections
 from .detectron2_recall import detectron2_average_recall
 from .recall import average_recall
 

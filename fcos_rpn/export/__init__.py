@@ -9,7 +9,7 @@ formats    the graph in a file
 from .formats import FORMATS, Format, as_onnx, as_torch_export, require_packages, write_whole
 from .graph import export_graph, network_of
 from .network import BoxNetwork
-from .two_stage import TwoStageNetwork
+from .rcnn import TwoStageNetwork
 
 __all__ = [
     "FORMATS",

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..modeling.meta_arch import FCOS
 from ..modeling.proposal_generator import FCOSRPN
 from .network import BoxNetwork
-from .two_stage import TwoStageNetwork, why_not
+from .rcnn import TwoStageNetwork, why_not
 
 
 def network_of(model: nn.Module) -> BoxNetwork | TwoStageNetwork:

@@ -6,8 +6,8 @@ dataset   annotated images and histograms of their boxes
 sheet     the panels that pictures are drawn onto
 """
 
-from .dataset import draw_annotations, plot_boxes, tile
-from .pictures import (
+from .boxes_plot import draw_annotations, plot_boxes, tile
+from .draw import (
     draw_assignment,
     draw_best_proposals,
     draw_centerness,

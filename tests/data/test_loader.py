@@ -9,7 +9,7 @@ import torch
 from fcos_rpn import UserError
 from fcos_rpn.data import CheckedDatasetMapper, TrainLoader
 from fcos_rpn.data.loader import SAMPLERS, ImageOrder, MappedImages, Place, are_wide
-from fcos_rpn.prepare import use_datasets
+from fcos_rpn.engine.setup import use_datasets
 from tests.tiny import tiny_config, write_coco_folder
 
 WIDE, TALL = True, False

@@ -9,8 +9,8 @@ from detectron2.data import DatasetMapper
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader, Dataset
 
-from fcos_rpn.data.mapper import CheckedDatasetMapper, user_message
-from fcos_rpn.errors import UserError
+from fcos_rpn.data.mapper import CheckedDatasetMapper
+from fcos_rpn.errors import UserError, user_message
 
 
 def small_cfg() -> CfgNode:

@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from fcos_rpn.evaluation import average_recall, recall_by_iou
-from tests.evaluation.cases import (
-    WORKED_ANNOTATIONS,
-    WORKED_PROPOSALS,
-    assert_equal_figures,
-    coco_dataset,
-    random_case,
-)
+from tests.evaluation.cases import WORKED_ANNOTATIONS, WORKED_PROPOSALS, assert_equal_figures, coco_dataset, random_case
 from tests.evaluation.naive import naive_average_recall
 
 WORKED_AR = {

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
-from fcos_rpn.modeling import suppression
-from fcos_rpn.modeling.suppression import best_after_nms
+from fcos_rpn.modeling import postprocess
+from fcos_rpn.modeling.postprocess import best_after_nms
 
 
 def random_boxes(count, seed):
@@ -48,7 +48,7 @@ def test_looks_at_no_more_than_it_takes(monkeypatch, iou_threshold, num_wanted, 
         return by_group(boxes, *args)
 
     by_group = suppression._nms_by_group
-    monkeypatch.setattr(suppression, "_nms_by_group", spy)
+    monkeypatch.setattr(postprocess, "_nms_by_group", spy)
     _, scores, groups = random_boxes(100, seed=0)
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(100, 1)
     boxes[:, 2] += torch.arange(100.0)

@@ -1,4 +1,4 @@
-"""Data, optimizer, schedule and the rest of a training, as `fcos_rpn.engine.Trainer` takes them from a config."""
+"""Data, optimizer, schedule and the rest of a training, as `fcos_rpn.engine.yaml` takes them from a config."""
 
 import torch
 from detectron2.config import CfgNode
@@ -11,8 +11,8 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import DictConfig
 
 from fcos_rpn.data import CheckedDatasetMapper
+from fcos_rpn.engine.lazy import train_loader
 from fcos_rpn.evaluation import FCOSEvaluator
-from fcos_rpn.lazy import train_loader
 
 
 def coco(cfg: CfgNode) -> dict[str, DictConfig]:

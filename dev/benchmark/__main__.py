@@ -1,0 +1,99 @@
+"""How fast and how large FCOS is, against detectron2's FCOS and RetinaNet, torchvision's FCOS and the anchor RPN.
+
+All work on the same inputs with the same weights, take turns within one process, and are compared by their medians;
+use the ratios, and only those of one run. Prints a table and writes OUTPUT/<subject>.json and .png.
+
+    python -m dev.benchmark all --quick                      everything runs; its figures say nothing
+    python -m dev.benchmark inference --size 800 1067        one subject in full
+"""
+
+import argparse
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which follows memory, greets on standard error
+
+import torch
+from tqdm import tqdm
+
+from dev.benchmark import SUBJECTS, Comparison, Report, Setup, growth_table, inference, measure, plot_growth, plot_times
+from fcos_rpn import UserError
+from fcos_rpn.errors import make_folder, user_errors_as_messages
+from fcos_rpn.visualization import save_figure
+
+ABOUT = {
+    "inference": "images -> detections, and the convolutions alone",
+    "train-step": "time and memory of forward and backward",
+    "assign": "ground truth -> targets",
+    "loss": "forward and backward of the losses",
+    "proposals": "features -> proposals, against the anchor RPN",
+    "evaluate": "AP and AR of a data set",
+    "growth": "each step against image size, batch, boxes and classes",
+    "all": "all of these",
+}
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    common.add_argument("--amp", action="store_true", help="models in float16 where autocast wants it; needs cuda")
+    common.add_argument("--threads", type=positive, default=2, help="of the CPU (default: %(default)s)")
+    common.add_argument("--quick", action="store_true", help="small inputs, three rounds: a test, no measurement")
+    common.add_argument("--output", type=Path, default=Path("output/benchmark"), help="default: %(default)s")
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    for name, about in ABOUT.items():
+        subject = subjects.add_parser(name, parents=[common], help=about, description=about)
+        if name == "inference":
+            subject.add_argument("--backbone", default="R50", help="R50 or mobilenet_v2 (default: %(default)s)")
+            subject.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="default: 800 1067")
+            subject.add_argument("--batch", type=positive, default=1, help="default: %(default)s")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """The whole job, top-down."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; leave it away to measure on the CPU")
+    if args.amp and args.device == "cpu":
+        raise UserError("--amp: float16 is for GPUs; give --device cuda, too")
+    make_folder(args.output)
+    os.environ["RAYON_NUM_THREADS"] = str(args.threads)  # hotcoco's, which is not loaded yet
+    torch.set_num_threads(args.threads)
+    setup = Setup(torch.device(args.device), is_quick=args.quick, uses_amp=args.amp)
+    for subject in SUBJECTS if args.subject == "all" else [args.subject]:
+        print(f"\n{subject}: {ABOUT[subject]}", flush=True)
+        run(subject, comparisons(subject, args), setup, args.output)
+
+
+def comparisons(subject: str, args: argparse.Namespace) -> Callable[[Setup], Iterator[Comparison]]:
+    if args.subject != "inference":
+        return SUBJECTS[subject]
+    size = tuple(args.size) if args.size else None
+    return functools.partial(inference.comparisons, backbone=args.backbone, size=size, batch_size=args.batch)
+
+
+def run(subject: str, prepare: Callable[[Setup], Iterator[Comparison]], setup: Setup, output: Path) -> None:
+    """Measure; after each comparison the file holds all that is known."""
+    report = Report(subject, setup)
+    for comparison in tqdm(prepare(setup), desc=subject, unit="comparison", leave=False):
+        report.add(comparison, measure(comparison, setup))
+        report.write(output)
+    print(report.table())
+    if subject == "growth":
+        print(f"\n{growth_table(report)}")
+    save_figure(plot_growth(report) if subject == "growth" else plot_times(report), output / subject)
+
+
+if __name__ == "__main__":
+    with user_errors_as_messages(when_stopped="stopped; what was measured before is in --output"):
+        main(build_argument_parser().parse_args())

@@ -1,0 +1,149 @@
+"""FCOS proposals against the anchor RPN: systems that differ in nothing but what is compared, over several seeds.
+
+All have the same backbone, images, batch, schedule and seeds; anchors and ranges are 8 x stride, scaled from images of
+800 pixels to the input size; each system's learning rate is the best of --rates on a fold of the training images, at a
+part of the budget. Stopped at any moment, the same command goes on where it was.
+
+Examples:
+    python -m dev.compare_proposals --train images train.json --test images val.json --weights mobilenet_v2.pth \\
+        --output output/proposals
+    python -m dev.compare_proposals --table output/proposals/results.json
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+from dev.experiment import (
+    Experiment,
+    System,
+    add_experiment_arguments,
+    best_rate,
+    by_system,
+    experiment_from,
+    mean_and_spread,
+    read_results,
+    run,
+)
+from fcos_rpn.engine.progress import TrainerWithProgress, log_to
+from fcos_rpn.errors import user_errors_as_messages
+from fcos_rpn.evaluation import FCOSEvaluator, RecallCurves, recall_by_iou, write_results
+from fcos_rpn.evaluation.evaluator import proposals_by_image
+from fcos_rpn.visualization import plot_recall, save_figure
+
+SYSTEMS = {
+    "rpn_gn": System("anchor RPN, GN, 4 convolutions", "evidence/rpn_gn.yaml"),
+    "fcos_rpn_no_centerness": System("FCOSRPN without centerness", "evidence/fcos_rpn_no_centerness.yaml"),
+    "fcos_rpn": System("FCOSRPN", "evidence/fcos_rpn.yaml"),
+    "rpn": System("anchor RPN as in Detectron2", "evidence/rpn.yaml"),
+    "fcos_rpn_P3P7": System("FCOSRPN on P3-P7", "evidence/fcos_rpn_P3P7.yaml"),
+}
+
+PAPER = {"rpn_gn": (44.7, 56.9), "fcos_rpn_no_centerness": (48.0, 59.3), "fcos_rpn": (52.8, 60.3)}
+"""AR100 and AR1k of table 6: ResNet-50, 90k iterations on COCO."""
+
+LIMITS = (1, 3, 10, 30, 100, 300, 1000)
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS)[:3], help="default: %(default)s")
+    add_experiment_arguments(parser, output="output/proposals")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """The whole job, top-down."""
+    if args.table:
+        print(table(read_results(args.table)))
+        return
+    experiment = build_experiment(args)
+    log_to(args.output / "log.txt")
+
+    rates = {system: best_rate(experiment, system) for system in args.systems}
+    results: dict[str, Any] = {"iterations": args.iterations, "short_side": args.short_side, "rates": rates, "runs": []}
+    for seed in args.seeds:
+        for system in args.systems:
+            found = run(experiment, system, rate=rates[system], seed=seed)
+            results["runs"].append({"system": system, "seed": seed, **found})
+            write_results(args.output / "results.json", results)
+    save_figure(plot_recall(curves(results)), args.output / "curves")
+    print(f"\n{table(results)}\n\nCurves: {args.output}/curves.png")
+
+
+def build_experiment(args: argparse.Namespace) -> Experiment:
+    return experiment_from(
+        args,
+        systems=SYSTEMS,
+        trainer=ProposalTrainer,
+        criterion=("box_proposals", "AR@100"),
+        followed=("AR@100", "AR@1000"),
+        summarize=recall_and_curves,
+    )
+
+
+class ProposalTrainer(TrainerWithProgress):
+    """Keeps the recall at every IoU and number of boxes."""
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
+        return ProposalEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"))
+
+
+class ProposalEvaluator(FCOSEvaluator):
+    def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
+        super()._eval_box_proposals(predictions)
+        proposals = proposals_by_image(predictions)
+        for limit, by_iou in recall_by_iou(self._coco_api.dataset, proposals, limits=LIMITS).items():
+            self._results[f"recall@{limit}"] = by_iou
+
+
+def recall_and_curves(found: dict[str, Any]) -> dict[str, Any]:
+    """Recall in percent, and for each limit the recall by IoU threshold."""
+    return {**found["box_proposals"], "curves": {str(limit): found[f"recall@{limit}"] for limit in LIMITS}}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """A row for each system: mean and spread over the seeds, and the paper's own figures."""
+    rows = []
+    for system, runs in by_system(results).items():
+        figures = [mean_and_spread([run[key] for run in runs]) for key in ("AR@100", "AR@1000")]
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        paper = [f"{value:.1f}" for value in PAPER.get(system, ())] or ["-", "-"]
+        rate = f"{results['rates'][system]:g}"
+        rows.append([SYSTEMS[system].title, rate, len(runs), *figures, f"{seconds:.0f}", *paper])
+    headers = ["system", "rate", "seeds", "AR100", "AR1k", "seconds", "paper's AR100", "paper's AR1k"]
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def curves(results: Mapping[str, Any]) -> dict[str, RecallCurves]:
+    """Of each system, the mean over its seeds, at the iterations that all of them have.
+
+    A run that is stopped between a checkpoint and the next entry of its log resumes without that evaluation.
+    """
+    found = {}
+    for system, runs in by_system(results).items():
+        by_iou = {
+            limit: {float(iou): statistics.mean(run["curves"][str(limit)][iou] for run in runs) for iou in ious}
+            for limit, ious in ((limit, runs[0]["curves"][str(limit)]) for limit in LIMITS)
+        }
+        found[SYSTEMS[system].title] = RecallCurves(
+            by_iou={limit: by_iou[limit] for limit in (100, 1000)},
+            by_limit={limit: statistics.mean(recall.values()) for limit, recall in by_iou.items()},
+            by_iteration={
+                int(iteration): statistics.mean(run["by_iteration"][iteration]["AR@100"] for run in runs)
+                for iteration in runs[0]["by_iteration"]
+                if all(iteration in run["by_iteration"] for run in runs)
+            },
+        )
+    return found
+
+
+if __name__ == "__main__":
+    with user_errors_as_messages(when_stopped="stopped; the same command goes on from the last checkpoint"):
+        main(build_argument_parser().parse_args())

@@ -1,0 +1,59 @@
+"""Reading what runs have left, and what they say together."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcos_rpn.errors import UserError
+
+
+def by_system(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of a comparing tool's results.json by the name of their system."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        runs.setdefault(run["system"], []).append(run)
+    return runs
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """`42.0 ± 2.8`: mean and sample deviation, the latter if there is more than one value."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def figures_by_iteration(
+    metrics: Path, max_iter: int, task: str, figures: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Figures of a task by iteration, from Detectron2's log, to which an interrupted and resumed run appends."""
+    lines = (json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines())
+    return {
+        # Iterations count from 0, but the evaluation after the last one is logged under the next number.
+        str(min(line["iteration"] + 1, max_iter)): {figure: line[f"{task}/{figure}"] for figure in figures}
+        for line in lines
+        if f"{task}/{figures[0]}" in line
+    }
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: if the file is not the results.json of a comparing tool.
+    """
+    results = read_json(file)
+    if not isinstance(results, dict) or not {"rates", "runs"} <= results.keys():
+        raise UserError(f"{file} is of another kind: this tool's results.json lies in --output, not in a run's folder")
+    return results
+
+
+def read_json(file: Path) -> Any:
+    """
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error

@@ -1,0 +1,196 @@
+"""How good the boxes of trained models are, whatever their class, and why: for several models over the same images
+
+- precision over recall at IoU .50, .75 and .90 in one plot, and their AP (paper, table 7),
+- of every FCOS, in either role, its scores against IoU before and after centerness,
+- and the share of its boxes that come from ambiguous locations.
+
+A one-stage model is judged by its detections, a two-stage model by its proposals.
+
+Example:
+    fcos-rpn analyze-detections --test images/val val.json --output output/analysis \\
+        --model "one-stage FCOS" output/fcos/config.yaml output/fcos/model_final.pth \\
+        --model "FCOSRPN" output/faster_rcnn/config.yaml output/faster_rcnn/model_final.pth
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.modeling import build_model, detector_postprocess
+from detectron2.structures import Instances
+from tabulate import tabulate
+from tqdm import tqdm
+
+from ..analysis.origins import BoxOrigins, ambiguous_shares, fcos_of, find_with_origins, preprocess, rank_correlation
+from ..checkpoint import FCOSCheckpointer
+from ..config import read_config
+from ..data import CheckedDatasetMapper
+from ..engine.setup import require_device, use_datasets
+from ..errors import make_folder
+from ..evaluation import PrecisionRecall, precision_recall, write_results
+from ..model_zoo import find_config
+from ..visualization import plot_precision_recall, plot_score_against_iou, save_figure
+
+NUM_BOXES = 100
+"""The best so many boxes of an image count, as for COCO's AP."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The whole job, top-down."""
+    parser = build_argument_parser()
+    args = parser.parse_args(arguments)
+    titles = [title for title, _, _ in args.model]
+    file_names = [file_name_of(title) for title in titles]
+    if len({*file_names}) < len(titles):
+        parser.error("--model: the titles must differ in their letters and digits, which name the files")
+    make_folder(args.output)
+    # All before the first model runs, so that a mistake in the last one's config does not cost the time of the others.
+    configs = [config_of(args, config, weights) for _, config, weights in args.model]
+    models = {title: load_model(cfg) for title, cfg in zip(titles, configs, strict=True)}
+
+    reports = {title: analyze(model, cfg, title) for (title, model), cfg in zip(models.items(), configs, strict=True)}
+
+    save_figure(
+        plot_precision_recall({title: report.curves for title, report in reports.items()}),
+        args.output / "precision_recall",
+    )
+    for file_name, report in zip(file_names, reports.values(), strict=True):
+        if report.origins is not None:
+            save_figure(plot_score_against_iou(report.origins), args.output / f"score_iou_{file_name}")
+    figures = {title: figures_of(report) for title, report in reports.items()}
+    write_results(args.output / "results.json", figures)
+    print(f"\n{tables(reports, figures)}\n\nFigures: {args.output}/*.png, *.svg, results.json")
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("TITLE", "CONFIG", "WEIGHTS"),
+        help="a trained model: FCOS or another one-stage detector of Detectron2, a proposal network or an R-CNN; "
+        "repeatable",
+    )
+    parser.add_argument(
+        "--test", nargs=2, required=True, metavar=("IMAGES", "JSON"), help="a folder in COCO's format to run them on"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/analysis"), metavar="FOLDER", help="default: %(default)s"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of all configs")
+    return parser
+
+
+def file_name_of(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+
+
+def config_of(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
+    """Config file and overrides, with the data set as the only one to test on; on a GPU if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg = read_config(find_config(config), ["MODEL.DEVICE", device, *args.opts])
+    require_device(cfg.MODEL.DEVICE, 1)
+    cfg.MODEL.WEIGHTS = weights
+    cfg.DATASETS.TEST_FOLDERS = [args.test]
+    cfg.OUTPUT_DIR = str(args.output)
+    use_datasets(cfg, is_training=False)
+    return cfg
+
+
+def load_model(cfg: CfgNode) -> Any:
+    """In evaluation mode, with all of its weights."""
+    model = build_model(cfg).eval()
+    FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+class Report(NamedTuple):
+    """What a model finds in the whole data set."""
+
+    kind: str
+    """ "detections" or "proposals"."""
+    curves: PrecisionRecall
+    origins: BoxOrigins | None
+    """Of the boxes of all images; None if the model has no FCOS."""
+
+
+def analyze(model: Any, cfg: CfgNode, title: str) -> Report:
+    """Run the model once over all images."""
+    (name,) = cfg.DATASETS.TEST
+    augmentations = build_augmentation(cfg, is_train=False)
+    # For training, so that there are annotations in pixels of the input; but at the size of a test.
+    mapper = CheckedDatasetMapper(is_train=True, augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
+    loader = build_detection_test_loader(
+        dataset=DatasetCatalog.get(name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+    boxes: dict[int, tuple[Any, Any]] = {}
+    origins: list[BoxOrigins] = []
+    for (x,) in tqdm(loader, desc=title, unit="image"):
+        if fcos_of(model) is None:
+            found = find(model, x)
+        else:
+            ((found, traced),) = find_with_origins(model, [x], limit=NUM_BOXES)
+            found = detector_postprocess(found, x["height"], x["width"])
+            origins.append(BoxOrigins(*(field.cpu() for field in traced)))
+        boxes[x["image_id"]] = found.pred_boxes.tensor.cpu(), found.scores.cpu()
+    return Report(
+        kind="detections" if getattr(model, "proposal_generator", None) is None else "proposals",
+        curves=precision_recall(MetadataCatalog.get(name).json_file, boxes, limit=NUM_BOXES),
+        origins=BoxOrigins.cat(origins) if origins else None,
+    )
+
+
+@torch.no_grad()
+def find(model: Any, x: dict[str, Any]) -> Instances:
+    """What a model without FCOS finds in an image, in its pixels: `pred_boxes` and `scores`, best first."""
+    generator = getattr(model, "proposal_generator", None)
+    if generator is None:
+        (output,) = model([x])
+        found: Instances = output["instances"]
+        return found
+    images = preprocess(model, [x])
+    (proposals,), _ = generator(images, model.backbone(images.tensor), None)
+    found = Instances(proposals.image_size, pred_boxes=proposals.proposal_boxes, scores=proposals.objectness_logits)
+    return detector_postprocess(found[:NUM_BOXES], x["height"], x["width"])
+
+
+def figures_of(report: Report) -> dict[str, dict[str, float]]:
+    """For `results.json`: percentages, but for the rank correlations."""
+    figures = {"class_agnostic": report.curves.summary()}
+    if report.origins is not None:
+        figures["rank_correlation_with_iou"] = {
+            "class_probability": rank_correlation(report.origins.class_scores, report.origins.ious),
+            "score": rank_correlation(report.origins.scores, report.origins.ious),
+        }
+        figures["ambiguous_locations"] = ambiguous_shares(report.origins)
+    return figures
+
+
+def tables(reports: Mapping[str, Report], figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """AP of all models; and of every FCOS, what its scores tell and where its boxes come from."""
+    precision: list[dict[str, Any]] = [
+        {"class-agnostic, %": title, "boxes": reports[title].kind, **of_model["class_agnostic"]}
+        for title, of_model in figures.items()
+    ]
+    with_fcos = {title: of_model for title, of_model in figures.items() if "ambiguous_locations" in of_model}
+    headers = [
+        f"best {NUM_BOXES} boxes",
+        "rank correlation of IoU with class probability",
+        "with score",
+        "% from ambiguous locations",
+        "across classes",
+    ]
+    origins = [
+        [title, *of_model["rank_correlation_with_iou"].values(), *of_model["ambiguous_locations"].values()]
+        for title, of_model in with_fcos.items()
+    ]
+    first = tabulate(precision, headers="keys", floatfmt=".1f")
+    return f"{first}\n\n{tabulate(origins, headers=headers, floatfmt='.2f')}" if origins else first

@@ -1,0 +1,93 @@
+"""Checks the picture files of a data set: reads all of them, so that no training stops at one."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ...errors import UserError
+from ..pictures import digest, read_picture, size_problem
+from .findings import Finding, image_place
+from .rules import Entry
+
+
+class CheckedPictures(NamedTuple):
+    """The files of some images."""
+
+    findings: list[Finding]
+    digests: dict[int, bytes]
+    """Image id -> the same for the same pixels; of those that can be read."""
+    places: dict[int, str]
+    """Image id -> what findings call it; of the same."""
+    sound: set[int]
+    """Ids of the images that have their picture, of the size that the json says."""
+
+
+def check_pictures(folder: Path, images: Sequence[Entry], *, show_progress: bool = False) -> CheckedPictures:
+    """
+    Args:
+        folder: that the `file_name`s are relative to.
+        images: of the json; each with an id and a file name within the folder.
+        show_progress: draws a bar of the images.
+    """
+    checked = CheckedPictures([], {}, {}, set())
+    if not folder.is_dir():
+        text = "there is no such folder of images; correct the path"
+        checked.findings.append(Finding("error", "missing folder", str(folder), text))
+        return checked
+    real_folder = Path(os.path.realpath(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's own, about EXIF data and the like
+        for image in tqdm(images, desc="reading pictures", unit="image", disable=not show_progress):
+            _check_picture(image, real_folder, checked)
+    return checked
+
+
+def _check_picture(image: Entry, folder: Path, checked: CheckedPictures) -> None:
+    def add(kind: str, text: str) -> None:
+        checked.findings.append(Finding("error", kind, image_place(image), text, image["id"]))
+
+    file = os.path.join(folder, image["file_name"])
+    if not os.path.isfile(file):
+        add("missing file", f"there is no such file in {folder}; add it or delete this image from the json")
+        return
+    if not Path(os.path.realpath(file)).is_relative_to(folder):
+        add(
+            "file outside the folder", "a symbolic link that leaves the folder of the images; put the file itself there"
+        )
+    try:
+        picture = read_picture(file, "RGB")
+    except UserError as error:
+        add("unreadable picture", str(error))
+        return
+    checked.digests[image["id"]] = digest(picture)
+    checked.places[image["id"]] = image_place(image)
+    width, height = image.get("width"), image.get("height")
+    if type(width) is not int or type(height) is not int:
+        return  # which the check of the json has said
+    if problem := size_problem(file, picture, (width, height)):
+        add("other size", problem)
+    else:
+        checked.sound.add(image["id"])
+
+
+def equal_pictures(checked: CheckedPictures) -> Iterator[Finding]:
+    """Pictures that a set has several times."""
+    first_ids: dict[bytes, int] = {}
+    for image_id, content in checked.digests.items():
+        first_id = first_ids.setdefault(content, image_id)
+        if first_id != image_id:
+            text = f"the same picture as {checked.places[first_id]}; is one of them enough?"
+            yield Finding("warning", "equal pictures", checked.places[image_id], text, image_id)
+
+
+def shared_pictures(train: CheckedPictures, val: CheckedPictures) -> Iterator[Finding]:
+    """Pictures of the second set that are in the first one, too."""
+    train_ids = {content: image_id for image_id, content in reversed(train.digests.items())}
+    for image_id, content in val.digests.items():
+        if content in train_ids:
+            text = f"the same picture as train {train.places[train_ids[content]]}; take it out of one set, or AP lies"
+            yield Finding("warning", "picture in both sets", f"val {val.places[image_id]}", text, image_id)

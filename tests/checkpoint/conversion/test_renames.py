@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from fcos_rpn import UserError
+from fcos_rpn.checkpoint.conversion.renames import Drop, Rename, Stack, apply_rules, keep
+
+ONE = torch.ones(())
+
+
+def test_words_are_translated_and_numbers_stay():
+    rules = [Rename("layer{stage}.{block}.{part}", "res{stage}.{block}.{part}", {"stage": {"1": "2", "2": "3"}})]
+    named = apply_rules({"layer1.12.weight": ONE, "layer2.0.bias": 2 * ONE}, rules)
+    assert named.weights == {"res2.12.weight": 1, "res3.0.bias": 2}
+    assert named.origins == {"res2.12.weight": ["layer1.12.weight"], "res3.0.bias": ["layer2.0.bias"]}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["layer3.0.weight", "layer1.0.gamma", "layer1.x.weight", "alayer1.0.weight", "layer1.0.weights", "layer1x0.bias"],
+)
+def test_a_key_that_no_rule_fits_is_an_error(key):
+    rules = [Rename("layer{stage}.{block}.{part}", "res{stage}.{block}.{part}", {"stage": {"1": "2", "2": "3"}})]
+    with pytest.raises(UserError, match=rf"1 of the checkpoint's 2 weights .* among them {key}\."):
+        apply_rules({"layer1.0.weight": ONE, key: ONE}, rules)
+
+
+def test_the_first_rule_that_fits_is_taken():
+    rules = [
+        Rename("a.running_var", "b.running_var", change=lambda value: value - 0.25),
+        Rename("a.{statistic}", "b.{statistic}"),
+        Drop("{module}.counter", "a counter"),
+        keep("{module}"),
+    ]
+    named = apply_rules({"a.running_var": ONE, "a.running_mean": ONE, "a.b.counter": ONE, "c": ONE}, rules)
+    assert named.weights == {"b.running_var": 0.75, "b.running_mean": 1, "c": 1}
+    assert named.dropped == {"a.b.counter": "a counter"}
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_numbers_are_stacked_by_level_and_not_by_their_order_in_the_file(shape):
+    weights = {f"scales.{level}.scale": torch.full(shape, float(level)) for level in (2, 0, 1)}
+    named = apply_rules(weights, [Stack("scales.{level}.scale", "scales")])
+    assert named.weights["scales"].tolist() == [0, 1, 2]
+    assert named.origins == {"scales": ["scales.0.scale", "scales.1.scale", "scales.2.scale"]}
+
+
+def test_a_level_that_is_missing_is_an_error():
+    weights = {"scales.0.scale": ONE, "scales.2.scale": ONE}
+    with pytest.raises(UserError, match=r"has only scales\.0\.scale, scales\.2\.scale"):
+        apply_rules(weights, [Stack("scales.{level}.scale", "scales")])
+
+
+def test_two_keys_that_become_one_are_an_error():
+    with pytest.raises(UserError, match="a and b of the checkpoint are both c"):
+        apply_rules({"a": ONE, "b": ONE}, [Rename("a", "c"), Rename("b", "c")])

@@ -1,0 +1,540 @@
+import logging
+import pickle
+import resource
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from fcos_rpn import UserError
+from fcos_rpn.checkpoint.checkpointer import CLASS_LAYERS, FCOSCheckpointer, read_class_names
+from tests.tiny import tiny_config
+from tests.traps import Trap
+
+RCNN = "GeneralizedRCNNWithProposals"
+
+
+def build(meta_architecture: str = "FCOS", *, seed: int = 0, **keys) -> nn.Module:
+    """A tiny model with random weights; `keys` are config keys with __ for the points."""
+    cfg = tiny_config(meta_architecture)
+    cfg.merge_from_list([part for name, value in keys.items() for part in (name.replace("__", "."), value)])
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def differing(weights: dict[str, Tensor], others: dict[str, Tensor]) -> set[str]:
+    return {name for name in weights if not torch.equal(weights[name], others[name])}
+
+
+def error_of_loading(model: nn.Module, path: Path | str, **options) -> str:
+    with pytest.raises(UserError) as error:
+        FCOSCheckpointer(model, **options).load(str(path))
+    return str(error.value)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content: object, name: str = "file.pth") -> Path:
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def test_round_trip_keeps_weights_and_all_else_that_was_saved(tmp_path):
+    saved, loaded = build(seed=0), build(seed=1)
+    optimizer = torch.optim.SGD(saved.parameters(), lr=0.25)
+    FCOSCheckpointer(saved, str(tmp_path), optimizer=optimizer).save("model_0000006", iteration=6)
+    assert differing(saved.state_dict(), loaded.state_dict())
+
+    other_optimizer = torch.optim.SGD(loaded.parameters(), lr=0.5)
+    checkpointer = FCOSCheckpointer(loaded, str(tmp_path), require_all=True, optimizer=other_optimizer)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000006.pth")
+    assert checkpointer.resume_or_load("", resume=True) == {"iteration": 6}
+    assert not differing(saved.state_dict(), loaded.state_dict())
+    assert other_optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_class_names_stand_beside_the_model(tmp_path):
+    model = build()
+    FCOSCheckpointer(model, str(tmp_path), class_names=("red", "blue")).save("model", iteration=6)
+    path = str(tmp_path / "model.pth")
+    content = torch.load(path, weights_only=True)
+    assert content["class_names"] == ["red", "blue"]
+    assert type(content["class_names"]) is list
+    assert read_class_names(path) == read_class_names(f"{path}?matching_heuristics=True") == ["red", "blue"]
+
+    # Both loaders hand them on beside the iteration, as all else that they do not know.
+    others = {"iteration": 6, "class_names": ["red", "blue"]}
+    for loader in (FCOSCheckpointer, DetectionCheckpointer):
+        loaded = build(seed=1)
+        assert loader(loaded).load(path) == others
+        assert not differing(model.state_dict(), loaded.state_dict())
+
+
+def test_files_without_class_names(save, tmp_path):
+    weights = copy_weights(build())
+    assert read_class_names(str(save({"model": weights}))) is None
+    assert read_class_names(str(save(weights))) is None
+    assert read_class_names(str(save({"model": weights, "class_names": "red blue"}))) is None
+    assert read_class_names(str(save({"model": weights, "class_names": [1, 2]}))) is None
+    assert read_class_names(str(save([1, 2]))) is None
+    (tmp_path / "broken.pth").write_bytes(b"PK")
+    for name in ("broken.pth", "gone.pth"):
+        assert read_class_names(str(tmp_path / name)) is None
+
+
+def test_failure_while_saving_leaves_the_old_file(tmp_path):
+    model = build()
+    checkpointer = FCOSCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_final")
+    old = copy_weights(model)
+    with torch.no_grad():
+        model.core.head.scales.fill_(7)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    half = (tmp_path / "model_final.pth").stat().st_size // 2
+    resource.setrlimit(resource.RLIMIT_FSIZE, (half, limits[1]))  # as a full disk
+    try:
+        for name in ("model_final", "model_later"):
+            with pytest.raises(OSError, match="File too large"):
+                checkpointer.save(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert not (tmp_path / "model_later.pth").exists()
+    checkpointer.resume_or_load("", resume=True)
+    assert not differing(old, model.state_dict())
+
+
+class Counter:
+    """A trainer's state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """The folder of a training that wrote checkpoints of iteration 1, 3, 5 and the final one of 6."""
+    counter = Counter()
+    checkpointer = FCOSCheckpointer(nn.Linear(2, 2), str(tmp_path / "output"), trainer=counter)
+    (tmp_path / "output").mkdir()
+    for counter.count in (1, 3, 5, 6):
+        name = "model_final" if counter.count == 6 else f"model_{counter.count:07d}"
+        checkpointer.save(name, iteration=counter.count)
+    return tmp_path / "output"
+
+
+def resumed_count(folder: Path, **options) -> int:
+    counter = Counter()
+    checkpointer = FCOSCheckpointer(nn.Linear(2, 2), str(folder), trainer=counter)
+    checkpointer.save_to_disk = options.get("save_to_disk", True)
+    checkpointer.resume_or_load("", resume=True)
+    return counter.count
+
+
+@pytest.fixture
+def warnings(caplog):
+    logger = logging.getLogger("fvcore.common.checkpoint")
+    logger.addHandler(caplog.handler)
+    # Without those that came twice, by the logger's parents as well.
+    yield lambda: [*dict.fromkeys(r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)]
+    logger.removeHandler(caplog.handler)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+BREAKAGES = {
+    "missing": (Path.unlink, "there is no such file, though last_checkpoint names it"),
+    "empty": (lambda path: path.write_bytes(b""), "it is truncated, or no checkpoint"),
+    "truncated": (truncate, "it is truncated, or no checkpoint"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "it is truncated, or no checkpoint"),
+    "list": (lambda path: torch.save([1, 2], path), "it is not a checkpoint of a training: it lacks model, trainer"),
+    "weights alone": (
+        lambda path: torch.save({"model": nn.Linear(2, 2).state_dict()}, path),
+        "it is not a checkpoint of a training: it lacks trainer",
+    ),
+}
+
+
+def test_the_last_checkpoint_is_resumed(saved, warnings):
+    assert resumed_count(saved) == 6
+    (saved / "last_checkpoint").write_text("model_0000003.pth")
+    assert resumed_count(saved) == 3
+    assert warnings() == []
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BREAKAGES.values(), ids=BREAKAGES)
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_resumed(saved, warnings, spoil, reason):
+    spoil(saved / "model_final.pth")
+    assert resumed_count(saved) == 5
+    (warning,) = warnings()
+    assert warning.startswith(f"{saved / 'model_final.pth'}: {reason}")
+    assert warning.endswith(f"\nGoing on from {saved / 'model_0000005.pth'} instead")
+
+
+def test_only_checkpoints_of_earlier_iterations_come_before_one(saved, warnings):
+    (saved / "last_checkpoint").write_text("model_0000003.pth")
+    truncate(saved / "model_0000003.pth")
+    assert resumed_count(saved) == 1  # not 5, which may be of an earlier training in this folder
+    (saved / "last_checkpoint").write_text("model_0000005.pth")
+    (saved / "model_0000005.pth").unlink()
+    assert resumed_count(saved) == 1
+    _, warning = warnings()
+    assert "model_0000005.pth: there is no such file" in warning
+    assert "model_0000003.pth: it is truncated" in warning
+
+
+def test_without_any_whole_checkpoint_all_are_named(saved):
+    for path in saved.glob("*.pth"):
+        truncate(path)
+    with pytest.raises(UserError, match="no whole checkpoint to go on from") as error:
+        resumed_count(saved)
+    message = str(error.value)
+    assert [message.count(f"{path}: it is truncated") for path in saved.glob("*.pth")] == [1, 1, 1, 1]
+    assert f"remove {saved}/last_checkpoint to start from the beginning" in message
+
+
+def test_a_whole_checkpoint_of_another_model_is_an_error(saved):
+    counter = Counter()
+    with pytest.raises(UserError, match=r"model_final\.pth: the checkpoint does not fit the model"):
+        FCOSCheckpointer(nn.Linear(3, 2), str(saved), trainer=counter).resume_or_load("", resume=True)
+    assert counter.count == 0
+
+
+def test_half_written_files_are_removed_by_the_next_training_alone(saved):
+    partials = [saved / "model_0000007.pth.partial", saved / "last_checkpoint.partial"]
+    for partial in partials:
+        partial.write_text("half")
+    FCOSCheckpointer(nn.Linear(2, 2), str(saved)).resume_or_load("", resume=True)  # evaluates while a training writes
+    assert resumed_count(saved, save_to_disk=False) == 6  # another process of the same training
+    assert all(partial.exists() for partial in partials)
+    assert resumed_count(saved) == 6
+    assert not any(partial.exists() for partial in partials)
+
+
+def test_nothing_is_removed_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.partial").touch()
+    FCOSCheckpointer(nn.Linear(2, 2), "", trainer=Counter()).resume_or_load("", resume=False)
+    assert (tmp_path / "mine.partial").exists()
+
+
+@pytest.mark.parametrize("keyword", [{"save_dir": ""}, {"save_to_disk": False}])
+def test_nothing_is_saved_without_a_folder_or_by_other_processes(tmp_path, monkeypatch, keyword):
+    monkeypatch.chdir(tmp_path)
+    FCOSCheckpointer(build(), **{"save_dir": str(tmp_path), **keyword}).save("model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluation_without_weights_is_an_error():
+    assert "evaluation needs weights" in error_of_loading(build(), "", require_all=True)
+    assert FCOSCheckpointer(build()).load("") == {}
+
+
+def test_a_backbone_alone_starts_a_training_but_no_evaluation(save):
+    model = build(seed=0)
+    own = copy_weights(model)
+    backbone = {name: w for name, w in build(seed=1).state_dict().items() if name.startswith("backbone.bottom_up.")}
+    path = save({"model": backbone})
+    message = error_of_loading(model, path, require_all=True)
+    num_missing = len(own) - len(backbone)
+    assert message.startswith(f"{path}: the checkpoint lacks {num_missing} of the model's {len(own)} weights")
+    assert "backbone.fpn_lateral3.weight" in message
+
+    FCOSCheckpointer(model).load(str(path))
+    loaded = model.state_dict()
+    assert not differing(backbone, loaded)
+    assert not differing({name: weight for name, weight in own.items() if name not in backbone}, loaded)
+
+
+@pytest.mark.parametrize("options", [{}, {"require_all": True}, {"reset_class_layers": True}])
+def test_other_shapes_are_an_error_and_listed(save, options):
+    # The class layer differs, too, which must not hide the rest.
+    path = save(build(MODEL__FPN__OUT_CHANNELS="96", MODEL__FCOS__NUM_CLASSES="5").state_dict())
+    message = error_of_loading(build(), path, **options)
+    assert message.startswith(f"{path}: the checkpoint does not fit the model:\n")
+    assert "\n  core.head.bbox_pred.weight: (4, 96, 3, 3) in the file, (4, 64, 3, 3) in the model\n" in message
+
+
+CLASS_LAYERS_OF_FCOS = """\
+  core.head.cls_logits.weight: (5, 64, 3, 3) in the file, (2, 64, 3, 3) in the model
+  core.head.cls_logits.bias: (5,) in the file, (2,) in the model"""
+
+
+def test_other_classes_are_an_error_that_names_the_flag(save):
+    path = save(build(MODEL__FCOS__NUM_CLASSES="5").state_dict())
+    message = error_of_loading(build(), path)
+    assert message.startswith(f"{path}: the checkpoint was trained on other classes:\n{CLASS_LAYERS_OF_FCOS}\n")
+    assert "--reset-class-layers" in message
+
+
+def test_other_classes_are_an_error_of_every_evaluation(save):
+    path = save(build(MODEL__FCOS__NUM_CLASSES="5").state_dict())
+    message = error_of_loading(build(), path, require_all=True, reset_class_layers=True)
+    assert CLASS_LAYERS_OF_FCOS in message
+    assert "--reset-class-layers" not in message
+
+
+def test_class_layers_start_anew_if_asked_for(save, caplog):
+    saved, model = build(seed=0, MODEL__FCOS__NUM_CLASSES="5"), build(seed=1)
+    own = copy_weights(model)
+    logger = logging.getLogger("fvcore.common.checkpoint")
+    logger.addHandler(caplog.handler)
+    FCOSCheckpointer(model, reset_class_layers=True).load(str(save(saved.state_dict())))
+    logger.removeHandler(caplog.handler)
+
+    class_layers = {"core.head.cls_logits.weight", "core.head.cls_logits.bias"}
+    loaded = model.state_dict()
+    assert not differing({name: own[name] for name in class_layers}, loaded)
+    others = {name: weight for name, weight in saved.state_dict().items() if name not in class_layers}
+    assert not differing(others, loaded)
+    assert CLASS_LAYERS_OF_FCOS in caplog.text
+
+
+@pytest.mark.parametrize("roi_heads", ["StandardROIHeads", "CascadeROIHeads"])
+def test_class_layers_are_those_that_change_with_the_classes(roi_heads):
+    def shapes(num_classes: int, num_keypoints: int) -> dict[str, torch.Size]:
+        keys = {
+            "MODEL__ROI_HEADS__NAME": roi_heads,
+            "MODEL__ROI_HEADS__NUM_CLASSES": str(num_classes),
+            "MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": str(roi_heads == "CascadeROIHeads"),
+            "MODEL__MASK_ON": "True",
+            "MODEL__ROI_MASK_HEAD__NUM_CONV": "1",
+            "MODEL__KEYPOINT_ON": "True",
+            "MODEL__ROI_KEYPOINT_HEAD__CONV_DIMS": "(8,)",
+            "MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": str(num_keypoints),
+        }
+        return {name: weight.shape for name, weight in build("GeneralizedRCNN", **keys).state_dict().items()}
+
+    two, five = shapes(2, 3), shapes(5, 7)
+    changed = {name for name in two if two[name] != five[name]}
+    assert len(changed) >= 6  # weight and bias of classes, masks and keypoints
+    assert all(any(layer in name for layer in CLASS_LAYERS) for name in changed)
+
+
+def test_one_stage_weights_start_a_two_stage_training(save):
+    one_stage, rcnn = build("FCOS", seed=0), build(RCNN, seed=1)
+    own = copy_weights(rcnn)
+    path = save({"model": one_stage.state_dict(), "iteration": 5})
+    # Two classes of the detector against the one of the proposal generator.
+    assert "proposal_generator.core.head.cls_logits.bias: (2,) in the file, (1,) in the" in error_of_loading(rcnn, path)
+
+    FCOSCheckpointer(rcnn, reset_class_layers=True).load(str(path))
+    loaded = rcnn.state_dict()
+    class_layers = {f"proposal_generator.core.head.cls_logits.{name}" for name in ("weight", "bias")}
+    renamed = {
+        f"proposal_generator.{name}" if name.startswith("core.") else name: weight
+        for name, weight in one_stage.state_dict().items()
+    }
+    assert differing(renamed | {name: own[name] for name in class_layers}, loaded) == set()
+    assert {name for name in loaded if ".core." in name} == {name for name in renamed if ".core." in name}
+
+
+def test_proposal_generator_starts_a_one_stage_training(save):
+    proposals, one_stage = build("ProposalNetwork", seed=0), build("FCOS", seed=1, MODEL__FCOS__NUM_CLASSES="1")
+    FCOSCheckpointer(one_stage, require_all=True).load(str(save(proposals.state_dict())))
+    weights = {name.removeprefix("proposal_generator."): weight for name, weight in proposals.state_dict().items()}
+    assert not differing(one_stage.state_dict(), weights)
+
+
+def test_proposal_networks_weights_load_into_faster_rcnn_unchanged(save):
+    proposals, rcnn = build("ProposalNetwork", seed=0), build(RCNN, seed=1)
+    FCOSCheckpointer(rcnn).load(str(save(proposals.state_dict())))
+    assert not differing(proposals.state_dict(), rcnn.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["features.", ""], ids=["whole network", "features alone"])
+def test_torchvisions_weights_load_as_they_are(save, prefix):
+    torch.manual_seed(1)
+    network = torchvision.models.mobilenet_v2(weights=None)
+    source = network if prefix else network.features
+    model = build(seed=0, MODEL__TORCHVISION__NAME="mobilenet_v2")
+    FCOSCheckpointer(model).load(str(save(source.state_dict())))
+    body = model.backbone.bottom_up.body.state_dict()
+    features = network.features.state_dict()
+    assert not differing({f"features.{name}": weight for name, weight in features.items()}, body)
+    assert body.keys() == {f"features.{name}" for name in features}
+
+
+def test_weights_of_a_model_wrapped_for_several_processes_load(save):
+    saved, model = build(seed=0), build(seed=1)
+    path = save({"model": {f"module.{name}": weight for name, weight in saved.state_dict().items()}})
+    FCOSCheckpointer(model, require_all=True).load(str(path))
+    assert not differing(saved.state_dict(), model.state_dict())
+    assert "does not fit the model" in error_of_loading(build(MODEL__FPN__OUT_CHANNELS="96"), path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_detectron2s_pickles_load(tmp_path, protocol):
+    saved, model = build(seed=0), build(seed=1)
+    weights = {name: weight.numpy() for name, weight in saved.state_dict().items()}
+    content = {"model": weights, "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol))
+    FCOSCheckpointer(model, require_all=True).load(str(tmp_path / "model.pkl"))
+    assert not differing(saved.state_dict(), model.state_dict())
+
+
+RESNET_18 = {
+    "MODEL__BACKBONE__NAME": "build_p5_p67_resnet_fpn_backbone",
+    "MODEL__RESNETS__DEPTH": "18",
+    "MODEL__RESNETS__RES2_OUT_CHANNELS": "64",
+    "MODEL__RESNETS__OUT_FEATURES": "('res3', 'res4', 'res5')",
+}
+
+
+def test_caffe2s_names_are_translated_and_their_shapes_checked(tmp_path):
+    path = tmp_path / "R-18.pkl"
+    stem = np.full((64, 3, 7, 7), 0.5, dtype=np.float32)
+    weights = {"conv1_w": stem, "conv1_w_momentum": np.ones(1), "fc1000_w": np.ones((1000, 512))}
+    path.write_bytes(pickle.dumps(weights))
+    model = build(**RESNET_18)
+    FCOSCheckpointer(model).load(str(path))
+    assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, torch.from_numpy(stem))
+
+    weights["res2_0_branch2a_w"] = np.ones((64, 64, 1, 1))  # a bottleneck's first convolution
+    path.write_bytes(pickle.dumps(weights))
+    message = error_of_loading(model, path)
+    assert "backbone.bottom_up.res2.0.conv1.weight: (64, 64, 1, 1) in the file, (64, 64, 3, 3) in the model" in message
+
+
+def test_the_last_finite_checkpoint_is_this_trainings_own(tmp_path):
+    model = nn.Linear(2, 2)
+    checkpointer = FCOSCheckpointer(model, str(tmp_path), trainer=Counter())
+    FCOSCheckpointer(model, str(tmp_path), trainer=Counter()).save("model_0000009")  # of an earlier training
+    assert checkpointer.last_finite() is None
+    checkpointer.save("model_0000010")
+    assert checkpointer.last_finite() == tmp_path / "model_0000010.pth"
+    with torch.no_grad():
+        model.weight[0, 0] = torch.inf
+    checkpointer.save("model_0000011")
+    checkpointer.save("model_final")
+    assert checkpointer.last_finite() == tmp_path / "model_0000010.pth"
+    (tmp_path / "model_0000010.pth").write_bytes(b"PK")
+    (tmp_path / "model_0000009.pth").unlink()
+    assert checkpointer.last_finite() is None
+
+
+def test_the_checkpoint_that_a_training_was_resumed_from_is_its_last(saved):
+    checkpointer = FCOSCheckpointer(nn.Linear(2, 2), str(saved), trainer=Counter())
+    (saved / "last_checkpoint").write_text("model_0000003.pth")
+    checkpointer.resume_or_load("", resume=True)
+    assert checkpointer.last_finite() == saved / "model_0000003.pth"
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pyth"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_code_in_a_file_is_not_executed(tmp_path, suffix, nested):
+    trap = Trap(tmp_path / "trap")
+    content = {"model": {"core.head.scales": trap}, "__author__": "a friend"} if nested else trap
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    message = error_of_loading(build(), path)
+    assert message.startswith(
+        f"{path} is not read" if suffix == ".pkl" else f"{path} is no checkpoint that can be read"
+    )
+    if suffix != ".pkl":  # as torch writes them
+        torch.save(content, path)
+        message = error_of_loading(build(), path)
+    assert f"{path} is not read: it holds more than weights, namely posix.mkdir" in message
+    assert read_class_names(str(path)) is None
+    assert not (tmp_path / "trap").exists()
+
+
+def test_code_in_the_last_checkpoint_is_not_executed(saved, warnings):
+    torch.save({"model": {}, "trainer": Trap(saved / "trap")}, saved / "model_final.pth")
+    assert resumed_count(saved) == 5
+    assert "posix.mkdir" in warnings()[0]
+    assert not (saved / "trap").exists()
+
+
+def test_pycls_weights_load(tmp_path):
+    saved, model = build(seed=0), build(seed=1)
+    torch.save({"model_state": saved.state_dict(), "epoch": 3}, tmp_path / "model.pyth")
+    FCOSCheckpointer(model, require_all=True).load(str(tmp_path / "model.pyth"))
+    assert not differing(saved.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_truncated_file_is_named(tmp_path, suffix, share):
+    path = tmp_path / f"file{suffix}"
+    model = build()
+    if suffix == ".pth":
+        torch.save(model.state_dict(), path)
+    else:
+        path.write_bytes(pickle.dumps({name: weight.numpy() for name, weight in model.state_dict().items()}))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    message = error_of_loading(model, path)
+    assert message.startswith(f"{path} is no checkpoint that can be read")
+    assert "truncated" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], torch.zeros(3), {"model": None}, {"state_dict": {"core.head.scales": torch.ones(5)}, "epoch": 3}],
+    ids=["list", "tensor", "no weights", "other layout"],
+)
+def test_file_without_weights_is_named(save, content):
+    path = save(content)
+    assert error_of_loading(build(), path).startswith(f"{path} is no checkpoint that can be read")
+
+
+def test_text_instead_of_weights_is_named(tmp_path):
+    for name in ("file.pth", "file.pkl"):
+        (tmp_path / name).write_text("<html>404</html>")
+        assert error_of_loading(build(), tmp_path / name).startswith(f"{tmp_path / name} is no checkpoint")
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+@pytest.mark.parametrize("weights", [{}, {"conv.weight": torch.zeros(3)}], ids=["empty", "another model's"])
+def test_file_none_of_whose_weights_fits_is_an_error(save, weights, norm):
+    path = save({"model": weights})
+    message = error_of_loading(build(MODEL__TORCHVISION__NORM=norm), path)
+    assert message.startswith(f"{path}: none of the checkpoint's {len(weights)} weights is one of the model's ")
+
+
+@pytest.mark.parametrize("name", ["nothing.pth", "."])
+def test_missing_file_is_named(tmp_path, name):
+    assert error_of_loading(build(), tmp_path / name) == f"MODEL.WEIGHTS: there is no file {tmp_path / name}"
+
+
+def test_without_a_network_the_address_is_named(monkeypatch):
+    def get_local_path(*_: object) -> str:
+        raise URLError("Name or service not known")
+
+    address = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    checkpointer = FCOSCheckpointer(build())
+    monkeypatch.setattr(type(checkpointer.path_manager), "get_local_path", get_local_path)
+    with pytest.raises(UserError, match=f"cannot get {address} .*Name or service not known"):
+        checkpointer.load(address)
+
+
+def test_checkpointer_can_be_used_again_after_an_error(tmp_path, save):
+    checkpointer = FCOSCheckpointer(build(seed=0))
+    weights = build(seed=1).state_dict()
+    with pytest.raises(UserError):
+        checkpointer.load(str(save([], "broken.pth")))
+    checkpointer.load(str(save(weights)))
+    assert not differing(weights, checkpointer.model.state_dict())

@@ -1,0 +1,110 @@
+"""tools/analyze_assignment.py within this process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from fcos_rpn import UserError, add_fcos_config
+from fcos_rpn.config import merge_file
+from tests.tiny import tiny_config, write_coco_folder
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "analyze_assignment.py"
+
+from fcos_rpn.commands import analyze_assignment as tool
+
+pytestmark = pytest.mark.usefixtures("detectron2_restored")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Holds a config and a data set."""
+    write_coco_folder(tmp_path / "coco", num_images=6)
+    cfg = tiny_config()
+    (tmp_path / "tiny.yaml").write_text(cfg.dump())
+    return tmp_path
+
+
+def run(*arguments: object) -> None:
+    tool.main(tool.build_argument_parser().parse_args([str(argument) for argument in arguments]))
+
+
+def given(folder: Path) -> tuple[object, ...]:
+    return "--config-file", folder / "tiny.yaml", "--annotations", folder / "coco" / "instances.json"
+
+
+def test_table_and_json(folder, capsys):
+    run(*given(folder), "--output", folder / "new" / "out.json", "MODEL.FCOS.CENTER_SAMPLING_RADIUS", "0.0")
+    captured = capsys.readouterr()
+    assert "best possible recall" in captured.out
+    assert "6/6" in captured.err  # the bar
+    found = json.loads((folder / "new" / "out.json").read_text())
+    assert found["num_boxes"] == 12
+    assert {"best_possible_recall", "ambiguous", "ambiguous_across_classes", "num_positives"} <= set(found)
+    assert found["box_convention"] == "modern"
+
+    run(*given(folder), "--output", folder / "center.json", "--box-convention", "legacy")
+    center = json.loads((folder / "center.json").read_text())
+    assert center["num_positives"] < found["num_positives"]
+    assert center["box_convention"] == "legacy"
+
+
+def test_suggested_config_builds_and_is_relative(folder, capsys):
+    """The rectangles have sides of 12 to 39 pixels; shrunk to 16 pixels, the images' boxes pass between locations."""
+    run(*given(folder), "--suggest", folder / "new" / "mine.yaml", "--output", folder / "out.json",
+        "INPUT.MIN_SIZE_TEST", "16", "MODEL.FCOS.NUM_CONVS", "2")  # fmt: skip
+    out = capsys.readouterr().out
+    assert "suggested" in out
+    text = (folder / "new" / "mine.yaml").read_text()
+    written = yaml.safe_load(text)
+    assert written["_BASE_"] == "../tiny.yaml"
+    assert written["MODEL"]["FCOS"]["NUM_CONVS"] == 2  # the override stays
+    found = json.loads((folder / "out.json").read_text())
+    assert found["suggested"]["unlearned"] < found["unlearned"]
+    assert f"{found['unlearned']:.2f} before, {found['suggested']['unlearned']:.2f} now" in text
+
+    cfg = get_cfg()
+    add_fcos_config(cfg)
+    merge_file(cfg, folder / "new" / "mine.yaml")
+    model = build_model(cfg)
+    assert model.core.assigner.ranges[0][1] == written["MODEL"]["FCOS"]["SIZES_OF_INTEREST"][0]
+
+
+def test_nothing_to_suggest(folder, capsys):
+    """No box overlaps another, and all are large."""
+    _, json_file = write_coco_folder(folder / "one", boxes_per_image=1)
+    arguments = "--config-file", folder / "tiny.yaml", "--annotations", json_file
+    run(*arguments, "--suggest", folder / "mine.yaml", "INPUT.MIN_SIZE_TEST", "256")
+    assert "Nothing that was tried is worth a change" in capsys.readouterr().out
+    assert not (folder / "mine.yaml").exists()
+
+
+def test_a_suggestion_does_not_overwrite_the_config_that_it_builds_on(folder):
+    before = (folder / "tiny.yaml").read_text()
+    arguments = "--config-file", folder / "tiny.yaml", "--annotations", folder / "coco" / "instances.json"
+    with pytest.raises(UserError, match="name another file"):
+        run(*arguments, "--suggest", folder / "tiny.yaml")
+    assert (folder / "tiny.yaml").read_text() == before
+
+
+def test_mistakes(folder):
+    with pytest.raises(UserError, match=r"no config file nowhere\.yaml"):
+        run("--config-file", "nowhere.yaml", "--annotations", folder / "coco" / "instances.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        run("--config-file", folder / "tiny.yaml", "--annotations", folder / "nowhere.json")
+    with pytest.raises(UserError, match="cannot be made or written"):
+        run(*given(folder), "--output", folder / "tiny.yaml" / "out.json")
+
+
+def test_a_mistake_ends_in_one_line(folder):
+    arguments = ["--config-file", "nowhere.yaml", "--annotations", "nowhere.json"]
+    done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: no config file nowhere.yaml")
+    assert "Traceback" not in done.stderr

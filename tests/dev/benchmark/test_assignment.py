@@ -1,0 +1,41 @@
+import torch
+
+from dev.benchmark import assignment
+from dev.benchmark.inputs import FCOS_STRIDES, ground_truth, locations_of
+from dev.benchmark.measuring import Setup
+
+CPU = torch.device("cpu")
+SIZE = (192, 256)
+
+
+def test_peers_assign_what_we_assign():
+    """Random boxes lie at no end of a range, where theirs differ."""
+    locations = locations_of(SIZE, FCOS_STRIDES, CPU)
+    gt = ground_truth(2, SIZE, num_boxes=9, num_classes=80, device=CPU)
+    for radius in assignment.RADII:
+        ours = assignment.our_assignment(locations, gt, radius=radius)()
+        labels, _ = assignment.detectron2_assignment(locations, gt, radius=radius)()
+        matched_idxs = assignment.torchvision_assignment(locations, gt, radius=radius)()
+        assert (ours.labels < 80).sum() > 20
+        assert torch.equal(torch.stack(labels), ours.labels)
+        assert torch.equal(torch.stack(matched_idxs), ours.matched_idxs)
+
+
+def test_the_rpn_matches_three_anchors_a_cell_on_p2_to_p6():
+    gt = ground_truth(1, SIZE, num_boxes=3, num_classes=80, device=CPU)
+    (labels,), _ = assignment.rpn_assignment(SIZE, gt, CPU)()
+    # 192 x 256 pixels: 48 x 64, 24 x 32, 12 x 16, 6 x 8 and 3 x 4 cells
+    assert len(labels) == 3 * (3072 + 768 + 192 + 48 + 12)
+    assert (labels >= 0).sum() == 256
+
+
+def test_every_setting_is_compared(monkeypatch):
+    monkeypatch.setattr(assignment, "QUICK_SIZE", SIZE)
+    found = [(comparison.setting, set(comparison.cases)) for comparison in assignment.comparisons(Setup(is_quick=True))]
+    fcos = {"fcos_rpn", "detectron2", "torchvision"}
+    assert found == [
+        ({"radius": "1.5", "batch": 2, "boxes": 7}, fcos | {"rpn"}),
+        ({"radius": "1.5", "batch": 2, "boxes": 50}, fcos | {"rpn"}),
+        ({"radius": "0", "batch": 2, "boxes": 7}, fcos),
+        ({"radius": "0", "batch": 2, "boxes": 50}, fcos),
+    ]

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from dev.experiment import by_system, mean_and_spread, read_results
+from dev.experiment.run_files import figures_by_iteration
+from fcos_rpn import UserError
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([40.0, 44.0]) == "42.0 ± 2.8"  # the sample deviation of 40 and 44 is √8 = 2.83
+    assert mean_and_spread([40.04]) == "40.0"
+
+
+def test_by_system():
+    first, second, third = ({"system": name, "seed": seed} for name, seed in (("a", 1), ("b", 1), ("a", 2)))
+    assert by_system({"runs": [first, second, third]}) == {"a": [first, third], "b": [second]}
+
+
+def test_figures_by_iteration(tmp_path):
+    lines = [
+        {"iteration": 9, "bbox/AP": 1.0, "bbox/AP50": 2.0},
+        {"iteration": 19, "total_loss": 0.5},
+        {"iteration": 20, "bbox/AP": 3.0, "bbox/AP50": 4.0},  # the last evaluation is logged under the next number
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    found = figures_by_iteration(tmp_path / "metrics.json", 20, "bbox", ("AP", "AP50"))
+    assert found == {"10": {"AP": 1.0, "AP50": 2.0}, "20": {"AP": 3.0, "AP50": 4.0}}
+
+
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_a_file_of_another_kind(tmp_path, content):
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(UserError, match=r"other\.json is of another kind"):
+        read_results(tmp_path / "other.json")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*nothing\.json"):
+        read_results(tmp_path / "nothing.json")

@@ -1,0 +1,94 @@
+"""tools/benchmark.py within this process."""
+
+import json
+
+import pytest
+import torch
+
+from dev.benchmark import __main__ as benchmark
+from dev.benchmark import assignment, growth, losses
+from fcos_rpn import UserError
+
+
+@pytest.fixture(autouse=True)
+def small_and_restored(monkeypatch):
+    monkeypatch.setattr(losses, "QUICK_SIZE", (64, 96))
+    monkeypatch.setattr(growth, "QUICK_VALUES", {"batch": [1, 2]})
+    monkeypatch.setattr(growth, "STEPS", {"convolution": growth.convolution})
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(*arguments: object) -> None:
+    benchmark.main(benchmark.build_argument_parser().parse_args([str(argument) for argument in arguments]))
+
+
+def test_one_subject(tmp_path, capsys):
+    run("loss", "--quick", "--threads", 1, "--output", tmp_path / "new")
+    out = capsys.readouterr().out
+    assert "loss: forward and backward of the losses" in out
+    assert "/ detectron2" in out
+    content = json.loads((tmp_path / "new" / "loss.json").read_text())
+    assert content["environment"]["threads"] == 1
+    (ours,) = (row for row in content["rows"] if row["case"] == "fcos_rpn")
+    assert ours["ratio_to_torchvision"] > 0
+    assert ours["peak_mib"] > 0
+
+
+def test_growth_is_plotted(tmp_path, capsys):
+    run("growth", "--quick", "--output", tmp_path)
+    assert "slope of time, memory" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth.png", "growth.svg"}
+
+
+def test_all_are_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    one = {"one": losses.comparisons, "two": losses.comparisons}
+    monkeypatch.setattr(benchmark, "SUBJECTS", one)
+    monkeypatch.setattr(benchmark, "ABOUT", dict.fromkeys([*one, "all"], "about"))
+    run("all", "--quick", "--output", tmp_path)
+    names = {f"{subject}.{kind}" for subject in one for kind in ("json", "png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
+    def stopped(setup):
+        yield next(losses.comparisons(setup))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "SUBJECTS", {"loss": stopped})
+    with pytest.raises(KeyboardInterrupt):
+        run("loss", "--quick", "--output", tmp_path)
+    assert json.loads((tmp_path / "loss.json").read_text())["rows"]
+
+
+def test_inference_takes_backbone_size_and_batch(monkeypatch):
+    def prepare(setup, *, backbone, size, batch_size):
+        return iter([(backbone, size, batch_size)])
+
+    monkeypatch.setattr(benchmark.inference, "comparisons", prepare)
+    parse = benchmark.build_argument_parser().parse_args
+    arguments = ["inference", "--backbone", "mobilenet_v2", "--size", "64", "96", "--batch", "3"]
+    assert list(benchmark.comparisons("inference", parse(arguments))(None)) == [("mobilenet_v2", (64, 96), 3)]
+    assert list(benchmark.comparisons("inference", parse(["inference"]))(None)) == [("R50", None, 1)]
+
+
+def test_every_subject_is_described():
+    assert list(benchmark.ABOUT) == [*benchmark.SUBJECTS, "all"]
+    assert set(assignment.RADII) == {1.5, 0.0}
+
+
+def test_mistakes(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="torch sees no GPU here"):
+        run("loss", "--device", "cuda")
+    with pytest.raises(UserError, match="--amp: float16 is for GPUs"):
+        run("loss", "--amp")
+    with pytest.raises(UserError, match="--backbone must be one of"):
+        run("inference", "--backbone", "R51", "--size", 64, 64, "--output", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made or written"):
+        run("loss", "--quick", "--output", tmp_path / "file" / "new")
+    with pytest.raises(SystemExit):
+        run("inference", "--size", 0, 10)

@@ -1,0 +1,88 @@
+import json
+import re
+
+import pytest
+import torch
+import torchvision
+
+from dev import compare_proposals
+from fcos_rpn import UserError
+from tests.tiny import write_coco_folder
+
+
+def arguments(*given: str):
+    return compare_proposals.build_argument_parser().parse_args(list(given))
+
+
+@pytest.fixture
+def data(tmp_path):
+    images, annotations = write_coco_folder(tmp_path / "data", num_images=10)
+    weights = tmp_path / "mobilenet_v2.pth"
+    torch.save(torchvision.models.mobilenet_v2(weights=None).features.state_dict(prefix="features."), weights)
+    return ["--train", images, annotations, "--test", images, annotations, "--weights", str(weights)]
+
+
+def results():
+    def run(system, seed, recall, seconds):
+        curves = {str(limit): {"0.50": recall, "0.75": recall / 2} for limit in compare_proposals.LIMITS}
+        by_iteration = {"10": {"AR@100": recall / 2}, "20": {"AR@100": recall}}
+        figures = {"AR@100": recall, "AR@1000": recall + 10, "seconds": seconds}
+        return {"system": system, "seed": seed, **figures, "curves": curves, "by_iteration": by_iteration}
+
+    runs = [run("rpn_gn", 1, 40.0, 100), run("fcos_rpn", 1, 50.0, 120), run("rpn_gn", 2, 44.0, 110)]
+    return {"rates": {"rpn_gn": 0.01, "fcos_rpn": 0.005}, "runs": runs}
+
+
+def test_the_table_has_mean_and_spread_over_the_seeds():
+    rows = [re.split(r"\s*\|\s*", row.strip("| ")) for row in compare_proposals.table(results()).splitlines()]
+    # The sample deviation of 40 and 44 is √8 = 2.83.
+    assert rows[2] == ["anchor RPN, GN, 4 convolutions", "0.01", "2", "42.0 ± 2.8", "52.0 ± 2.8", "105", "44.7", "56.9"]
+    assert rows[3] == ["FCOSRPN", "0.005", "1", "50.0", "60.0", "120", "52.8", "60.3"]
+
+
+def test_curves_are_means_over_the_seeds():
+    curves = compare_proposals.curves(results())
+    assert list(curves) == ["anchor RPN, GN, 4 convolutions", "FCOSRPN"]
+    first = curves["anchor RPN, GN, 4 convolutions"]
+    assert first.by_iou[100] == {0.5: 42.0, 0.75: 21.0}
+    assert first.by_limit[1000] == 31.5
+    assert first.by_iteration == {10: 21.0, 20: 42.0}
+
+
+def test_curves_leave_out_what_a_stopped_run_lacks():
+    found = results()
+    del found["runs"][2]["by_iteration"]["10"]
+    assert compare_proposals.curves(found)["anchor RPN, GN, 4 convolutions"].by_iteration == {20: 42.0}
+    found = results()
+    del found["runs"][0]["by_iteration"]["10"]
+    assert compare_proposals.curves(found)["anchor RPN, GN, 4 convolutions"].by_iteration == {20: 42.0}
+
+
+def test_trains_evaluates_and_takes_up_what_is_done(tmp_path, data, detectron2_restored, capsys):
+    output = tmp_path / "output"
+    options = ["--systems", "fcos_rpn", "--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
+    compare_proposals.main(arguments(*data, *options, "--output", str(output)))
+    printed = capsys.readouterr().out
+    found = json.loads((output / "results.json").read_text())
+    (run,) = found["runs"]
+    assert run["by_iteration"]["4"]["AR@100"] == pytest.approx(run["AR@100"])
+    assert sum(run["curves"]["100"].values()) / 10 == pytest.approx(run["AR@100"])
+    assert (output / "curves.png").exists()
+
+    written = (output / "fcos_rpn" / "seed1" / "model_final.pth").stat().st_mtime_ns
+    compare_proposals.main(arguments(*data, *options, "--output", str(output)))
+    assert (output / "fcos_rpn" / "seed1" / "model_final.pth").stat().st_mtime_ns == written
+
+    compare_proposals.main(arguments("--table", str(output / "results.json")))
+    table = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert "\n".join(table) in printed
+
+
+def test_mistakes_are_named(tmp_path, data):
+    with pytest.raises(UserError, match="--test is missing"):
+        compare_proposals.main(arguments("--train", "images", "a.json"))
+    with pytest.raises(UserError, match=r"cannot read .*nothing\.json"):
+        compare_proposals.main(arguments("--table", str(tmp_path / "nothing.json")))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other\.json/output: cannot be made or written"):
+        compare_proposals.main(arguments(*data, "--output", str(tmp_path / "other.json" / "output")))

@@ -1,0 +1,67 @@
+import json
+import re
+
+import pytest
+import torch
+import torchvision
+
+from dev import compare_two_stage
+from fcos_rpn import UserError
+from tests.tiny import write_coco_folder
+
+
+def arguments(*given):
+    return compare_two_stage.build_argument_parser().parse_args(list(given))
+
+
+def test_named_systems_are_screened_alone():
+    named = ["--systems", "rpn+p2", "fcos_rpn+p2+weight3"]
+    assert compare_two_stage.systems_of(arguments("--screen", *named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
+    assert compare_two_stage.systems_of(arguments(*named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
+    assert compare_two_stage.systems_of(arguments("--screen")) == compare_two_stage.screened_systems()
+    assert list(compare_two_stage.systems_of(arguments())) == ["rpn", "fcos_rpn", "fcos"]
+
+
+def test_the_plateau_begins_where_nothing_much_is_gained():
+    curve = {10: (20.0, 0.1), 30: (29.9, 0.2), 100: (30.2, 0.3), 1000: (30.0, 0.5)}
+    assert compare_two_stage.plateau("x", curve) == ["x", "30", "29.9", "200", "30.0", "500"]
+    assert compare_two_stage.plateau("x", curve, tolerance=0.05)[1] == "100"
+
+
+def test_table():
+    def run(system, seed, ap):
+        return {"system": system, "seed": seed, "AP": ap, "AP50": 50.0, "AP75": 1.0, "AR@100": 2.0, "AR@1000": 3.0}
+
+    limits = [
+        {"system": "rpn", "limit": limit, "seed": seed, "AP": ap, "seconds_per_image": 0.25}
+        for limit, seed, ap in ((10, 1, 30.0), (100, 1, 40.0), (10, 2, 50.0), (100, 2, 40.0))
+    ]
+    results = {"rates": {"rpn": 0.01}, "runs": [run("rpn", 1, 40.0), run("rpn", 2, 44.0)], "limits": limits}
+    rows = [re.split(r"\s*\|\s*", row.strip("| ")) for row in compare_two_stage.table(results).splitlines() if row]
+    assert rows[2] == ["anchor RPN", "0.01", "2", "42.0 ± 2.8", "50.0 ± 0.0", "1.0 ± 0.0", "2.0 ± 0.0", "3.0 ± 0.0"]
+    # AP at 10 proposals is the mean of 30 and 50, as high as at 100.
+    assert rows[5] == ["anchor RPN", "10", "40.0", "250", "40.0", "250"]
+
+
+def test_trains_evaluates_and_times(tmp_path, detectron2_restored, capsys):
+    images, annotations = write_coco_folder(tmp_path / "data", num_images=10)
+    weights = tmp_path / "mobilenet_v2.pth"
+    torch.save(torchvision.models.mobilenet_v2(weights=None).features.state_dict(prefix="features."), weights)
+    given = ["--train", images, annotations, "--test", images, annotations, "--weights", str(weights)]
+    given += ["--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
+    output = tmp_path / "output"
+    given += ["--output", str(output), "--systems", "fcos_rpn+fused", "--proposals", "5", "20"]
+    compare_two_stage.main(arguments(*given))
+    printed = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    assert [run["system"] for run in results["runs"]] == ["fcos_rpn+fused"]
+    assert [found["limit"] for found in results["limits"]] == [5, 20]
+    assert all(found["seconds_per_image"] > 0 for found in results["limits"])
+    assert (output / "limits.png").exists()
+    compare_two_stage.main(arguments("--table", str(output / "results.json")))
+    assert capsys.readouterr().out.strip() in printed
+
+
+def test_numbers_of_proposals_are_not_screened():
+    with pytest.raises(UserError, match="--proposals goes without --screen"):
+        compare_two_stage.main(arguments("--screen", "--proposals", "10"))

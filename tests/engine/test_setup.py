@@ -1,0 +1,141 @@
+import json
+import operator
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from fcos_rpn import UserError
+from fcos_rpn.config import PARTS
+from fcos_rpn.engine.setup import require_device, use_datasets
+from fcos_rpn.engine.trainer import Trainer
+from tests.tiny import tiny_config, write_coco_folder
+from tests.traps import Trap
+
+
+@pytest.fixture
+def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
+    return write_coco_folder(tmp_path / "coco")
+
+
+def test_classes_and_names_come_from_the_json(tmp_path, coco_folder):
+    images, json_file = coco_folder
+    three = json.loads(Path(json_file).read_text())
+    three["categories"].append({"id": 9, "name": "green"})
+    (tmp_path / "three.json").write_text(json.dumps(three))
+    for file, num_classes in ((json_file, 2), (str(tmp_path / "three.json"), 3)):
+        cfg = tiny_config()
+        cfg.MODEL.FCOS.NUM_CLASSES = 80
+        cfg.DATASETS.TRAIN_FOLDERS = [[images, file]]
+        use_datasets(cfg)
+        assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == num_classes
+
+
+def test_folders_to_train_on_without_any_to_test_on_mean_no_evaluation(coco_folder):
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ("coco_2017_val",)
+    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    use_datasets(cfg)
+    assert "coco_2017_train" not in cfg.DATASETS.TRAIN
+    assert cfg.DATASETS.TEST == ()
+
+
+def test_evaluation_does_not_need_the_training_data(tmp_path, coco_folder):
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)  # is not on this machine, or does not matter
+    cfg.DATASETS.TRAIN_FOLDERS = [[str(tmp_path / "gone"), str(tmp_path / "gone.json")]]
+    cfg.DATASETS.TEST_FOLDERS = [list(coco_folder)]
+    cfg.MODEL.FCOS.NUM_CLASSES = 80
+    use_datasets(cfg, is_training=False)
+    assert len(cfg.DATASETS.TEST) == 1
+    assert cfg.MODEL.FCOS.NUM_CLASSES == 2
+
+
+def test_training_and_test_data_have_the_same_classes(tmp_path, coco_folder):
+    other_json = tmp_path / "other.json"
+    other_json.write_text(Path(coco_folder[1]).read_text().replace('"blue"', '"green"'))
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TEST_FOLDERS = [[coco_folder[0], str(other_json)]]
+    with pytest.raises(UserError, match=r"different classes: only .* has blue; only .* has green"):
+        use_datasets(cfg)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_without_any_data_set_the_ways_to_name_one_are_said(is_training):
+    with pytest.raises(UserError, match="--train IMAGES JSON" if is_training else "--train or --test"):
+        use_datasets(tiny_config(), is_training=is_training)
+
+
+def test_folders_are_pairs():
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN_FOLDERS = ["images", "instances.json"]
+    with pytest.raises(UserError, match=r"TRAIN_FOLDERS must be a list of \[images, json\], so 'images' does not fit"):
+        use_datasets(cfg)
+
+
+def with_proposals(path: Path, key: str) -> CfgNode:
+    cfg = tiny_config()
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.DATASETS[key] = (str(path),)
+    return cfg
+
+
+@pytest.mark.parametrize("key", ["PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"])
+def test_files_of_proposals_hold_numbers_alone(tmp_path, coco_folder, key):
+    path = tmp_path / "proposals.pkl"
+    cfg = with_proposals(path, key)
+    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    with pytest.raises(UserError, match=f"DATASETS.{key}: {path} is not read: .*No such file"):
+        use_datasets(cfg)
+    path.write_bytes(pickle.dumps({"ids": [1], "boxes": [Trap(tmp_path / "trap")]}))
+    with pytest.raises(UserError, match=rf"DATASETS\.{key}: {path} is not read: it holds more than weights"):
+        use_datasets(cfg)
+    assert not (tmp_path / "trap").exists()
+    path.write_bytes(pickle.dumps({"ids": [1], "boxes": [np.zeros((2, 4))], "objectness_logits": [np.zeros(2)]}))
+    use_datasets(cfg)
+
+
+def test_registered_data_set_without_files_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cfg = tiny_config()
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
+    with pytest.raises(UserError, match=r"'coco_2017_train': json_file .* does not exist; .*DETECTRON2_DATASETS"):
+        use_datasets(cfg)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_processes", "num_gpus"),
+    [("cpu", 0, 0), ("cpu", 2, 0), ("cuda", 0, 1), ("cuda", 2, 2), ("cuda:0", 1, 1)],
+)
+def test_device_that_is_there(monkeypatch, device, num_processes, num_gpus):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    require_device(device, num_processes)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_processes", "num_gpus", "expected"),
+    [
+        ("cuda", 0, 0, "MODEL.DEVICE is cuda and 1 of it are asked for, but this machine shows 0."),
+        ("cuda", 1, 0, "MODEL.DEVICE is cuda and 1 of it are asked for, but this machine shows 0."),
+        ("cuda:0", 4, 2, "MODEL.DEVICE is cuda:0 and 4 of it are asked for, but this machine shows 2."),
+    ],
+)
+def test_device_that_is_missing(monkeypatch, device, num_processes, num_gpus, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(UserError) as error:
+        require_device(device, num_processes)
+    assert str(error.value).startswith(expected)
+    assert "--num-gpus 0" in str(error.value)
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_parts_that_nobody_registered_are_named(key):
+    cfg = tiny_config()
+    group, name = key.rsplit(".", 1)
+    setattr(operator.attrgetter(group)(cfg), name, "Mine")
+    with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
+        Trainer.build_model(cfg)

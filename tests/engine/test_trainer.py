@@ -1,0 +1,434 @@
+import itertools
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from fcos_rpn import UserError
+from fcos_rpn.checkpoint import FCOSCheckpointer
+from fcos_rpn.engine.setup import use_datasets
+from fcos_rpn.engine.trainer import Trainer, TrainingDiverged, evaluate, with_test_time_augmentation
+from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
+
+RCNN = "GeneralizedRCNNWithProposals"
+AP_SECTIONS = {"bbox", "box_detections"}
+AR_SECTIONS = {"box_proposals", "box_proposals_detectron2"}
+
+
+@pytest.fixture
+def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
+    return write_coco_folder(tmp_path / "coco")
+
+
+@pytest.fixture
+def config(tmp_path, coco_folder):
+    def config(meta_architecture: str = "FCOS", folder: tuple[str, str] = coco_folder, **solver) -> CfgNode:
+        """Trains and tests on a folder; `solver` are keys of SOLVER."""
+        cfg = tiny_config(meta_architecture)
+        cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that it detects untrained
+        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(folder)]
+        cfg.OUTPUT_DIR = str(tmp_path / "output")
+        for name, value in solver.items():
+            cfg.SOLVER[name] = value
+        use_datasets(cfg)
+        return cfg
+
+    return config
+
+
+@pytest.fixture
+def train_loop_log(caplog):
+    """What Detectron2's training loop logs, tracebacks included."""
+    logger = logging.getLogger("detectron2.engine.train_loop")
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("meta_architecture", "proposal_generator", "sections"),
+    [
+        ("FCOS", "FCOSRPN", AP_SECTIONS | AR_SECTIONS),
+        (RCNN, "FCOSRPN", AP_SECTIONS | AR_SECTIONS),
+        (RCNN, "RPN", AP_SECTIONS | AR_SECTIONS),
+        ("GeneralizedRCNN", "FCOSRPN", AP_SECTIONS),
+        ("ProposalNetwork", "FCOSRPN", AR_SECTIONS),
+    ],
+)
+def test_training_ends_with_weights_and_results(config, meta_architecture, proposal_generator, sections):
+    cfg = config(meta_architecture)
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = proposal_generator
+    if proposal_generator == "RPN":
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    train(cfg)
+
+    output = Path(cfg.OUTPUT_DIR)
+    assert torch.load(output / "model_final.pth", weights_only=True)["class_names"] == list(CATEGORIES.values())
+    results = json.loads((output / "results.json").read_text())
+    (name,) = cfg.DATASETS.TEST
+    assert results.keys() == {name}
+    assert results[name].keys() == sections
+    for section in AR_SECTIONS & sections:
+        assert results[name][section].keys() == {f"AR{area}@{n}" for area in ("", "s", "m", "l") for n in (100, 1000)}
+    if "bbox" in sections:
+        assert results[name]["bbox"].keys() >= {"AP", "AP50", "AP75", *(f"AP-{name}" for name in CATEGORIES.values())}
+
+    detections = output / "inference" / name / "coco_instances_results.json"
+    assert detections.exists() == ("bbox" in sections)
+    files = [path.rename(f"{path}.before") for path in (output / "results.json", detections) if path.exists()]
+    cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
+    evaluate(cfg)
+    for before in files:
+        assert json.loads(before.with_suffix("").read_text()) == json.loads(before.read_text()) != []
+
+
+def test_evaluation_needs_all_weights(config):
+    cfg = config()
+    with pytest.raises(UserError, match="evaluation needs weights"):
+        evaluate(cfg)
+
+
+def test_evaluation_can_take_the_last_checkpoint(config):
+    cfg = config()
+    Path(cfg.OUTPUT_DIR).mkdir()
+    FCOSCheckpointer(build_model(cfg), cfg.OUTPUT_DIR).save("model_0000001")
+    results = evaluate(cfg, resume=True)
+    assert results.keys() == AP_SECTIONS | AR_SECTIONS
+
+
+def with_random_weights(cfg: CfgNode) -> CfgNode:
+    Path(cfg.OUTPUT_DIR).mkdir()
+    torch.manual_seed(0)
+    FCOSCheckpointer(build_model(cfg), cfg.OUTPUT_DIR).save("model_final")
+    return cfg
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_evaluation_with_test_time_augmentation(config, meta_architecture):
+    cfg = with_random_weights(config(meta_architecture))
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = True, (32, 64)
+    results = evaluate(cfg, resume=True)
+    assert results.keys() == AP_SECTIONS | AR_SECTIONS | {f"{section}_TTA" for section in AP_SECTIONS}
+    (of_file,) = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text()).values()
+    assert of_file.keys() == results.keys()
+
+
+def test_test_time_augmentation_resizes_the_picture_itself(config):
+    """From the smaller pictures of the plain evaluation, its own could not be made."""
+    cfg = with_random_weights(config())
+
+    def detections(folder: str) -> torch.Tensor:
+        (name,) = cfg.DATASETS.TEST
+        file = Path(cfg.OUTPUT_DIR, folder, "inference", name, "coco_instances_results.json")
+        return torch.tensor(
+            [[found["image_id"], found["score"], *found["bbox"]] for found in json.loads(file.read_text())]
+        )
+
+    assert cfg.INPUT.MIN_SIZE_TEST == 64
+    evaluate(cfg, resume=True)
+    of_64 = detections("")
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.FLIP = True, (64,), False
+    evaluate(cfg, resume=True)
+    assert detections("").shape != of_64.shape
+    # Detections of nearly the same score may stand the other way round.
+    distances = torch.cdist(detections("TTA"), of_64, compute_mode="donot_use_mm_for_euclid_dist")
+    assert len(distances) == len(of_64)
+    assert distances.amin(dim=0).max() < 1e-3
+    assert distances.amin(dim=1).max() < 1e-3
+
+
+def test_models_without_test_time_augmentation_are_named():
+    cfg = tiny_config("ProposalNetwork")
+    with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED True: .* not for this ProposalNetwork; set it False"):
+        with_test_time_augmentation(cfg, build_model(cfg))
+    cfg = tiny_config(RCNN)
+    rcnn = build_model(cfg)
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(UserError, match=f"R-CNNs without keypoints .* not for this {RCNN}"):
+        with_test_time_augmentation(cfg, rcnn)
+    cfg.TEST.AUG.MIN_SIZES = ()
+    with pytest.raises(UserError, match=r"TEST\.AUG\.MIN_SIZES is empty"):
+        with_test_time_augmentation(cfg, rcnn)
+
+
+def test_resume_goes_on_where_the_training_stopped(config):
+    schedule = {"BASE_LR": 0.01, "STEPS": (1,), "GAMMA": 0.5}
+    first = train(config(MAX_ITER=2, **schedule))
+    cfg = config(MAX_ITER=4, **schedule)
+    second = Trainer(cfg)
+    second.resume_or_load(resume=True)
+
+    assert second.start_iter == 2
+    weights = second.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in first.model.state_dict().items())
+    momenta, loaded = (trainer.optimizer.state_dict()["state"] for trainer in (first, second))
+    assert len(momenta) == len(loaded) > 0
+    assert all(torch.equal(momenta[i]["momentum_buffer"], loaded[i]["momentum_buffer"]) for i in momenta)
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)  # halved after the first iteration
+    assert second.scheduler.last_epoch == first.scheduler.last_epoch == 2
+
+    second.train()
+    final = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+    assert final["iteration"] == 3
+
+
+@pytest.mark.parametrize(("meta_architecture", "proposal_generator"), [("FCOS", ""), (RCNN, "FCOSRPN"), (RCNN, "RPN")])
+def test_a_killed_and_resumed_training_ends_with_the_same_bits(
+    config, tmp_path, monkeypatch, meta_architecture, proposal_generator
+):
+    cfg = config(meta_architecture, MAX_ITER=5, CHECKPOINT_PERIOD=2, BASE_LR=0.01, STEPS=(3,), WARMUP_ITERS=2)
+    cfg.MODEL.TORCHVISION.NORM = "BN"  # its statistics have to go on as well
+    cfg.INPUT.MIN_SIZE_TRAIN = (64, 80)
+    cfg.DATASETS.TEST = ()
+    cfg.SEED = 1
+    if proposal_generator == "RPN":
+        cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    torch.manual_seed(0)  # of the random weights
+    Trainer(cfg).train()
+    undisturbed = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+
+    cfg.OUTPUT_DIR = str(tmp_path / "killed")
+    cfg.DATALOADER.NUM_WORKERS = 1
+    torch.manual_seed(0)
+    killed = Trainer(cfg)
+    run_step = killed.run_step
+
+    def step_or_die() -> None:
+        if killed.iter == 3:
+            raise KeyboardInterrupt
+        run_step()
+
+    monkeypatch.setattr(killed, "run_step", step_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    resumed = Trainer(cfg)  # of other random weights
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+
+    final = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+    weights, others = final["model"], undisturbed["model"]
+    assert weights.keys() == others.keys()
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    momenta, others = (content["trainer"]["_trainer"]["optimizer"]["state"] for content in (final, undisturbed))
+    assert len(momenta) == len(others) > 0
+    assert all(torch.equal(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"]) for i in others)
+
+
+def test_a_training_killed_before_its_final_checkpoint_writes_that_when_resumed(config):
+    cfg = config(CHECKPOINT_PERIOD=2)
+    cfg.DATASETS.TEST = ()
+    train(cfg)
+    output = Path(cfg.OUTPUT_DIR)
+    (output / "model_final.pth").rename(output / "before.pth")
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    train(cfg, resume=True)
+    final, before = (torch.load(output / name) for name in ("model_final.pth", "before.pth"))
+    assert final["iteration"] == final["trainer"]["iteration"] == 1
+    assert all(torch.equal(weight, before["model"][name]) for name, weight in final["model"].items())
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_without_a_seed_one_is_drawn_and_taken_up(config):
+    cfg = config(MAX_ITER=1)
+    assert cfg.SEED == -1
+    train(cfg)
+    seed = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))["trainer"]["hooks"]["Replay"]["seed"]
+    resumed = train(config(MAX_ITER=2), resume=True)
+    assert resumed.state_dict()["hooks"]["Replay"] == {"seed": seed}
+    assert (resumed.data_loader.seed, resumed.data_loader.start) == (seed, 1)
+
+
+def test_without_resume_an_old_output_is_not_taken_up(config):
+    train(config())
+    trainer = Trainer(config())
+    trainer.resume_or_load(resume=False)
+    assert trainer.start_iter == 0
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_divergence_says_when_and_what_to_do(config, train_loop_log, meta_architecture):
+    with pytest.raises(TrainingDiverged) as error:
+        train(config(meta_architecture, BASE_LR=1e30, MAX_ITER=4))
+    assert isinstance(error.value, UserError)
+    message = str(error.value)
+    assert message.startswith("training diverged at iteration 1, learning rate 1e+30: ")
+    what = "FCOSRPN predicted infinite or NaN values" if meta_architecture == RCNN else "loss_fcos_"
+    assert what in message.splitlines()[0]
+    _, images = message.splitlines()[1].split("Images: ")
+    assert {Path(image).name for image in images.split(", ")} < {"1.png", "2.png", "3.png", "4.png"}
+    assert "There is no checkpoint yet" in message
+    for advice in ("BASE_LR", "WARMUP_ITERS", "CLIP_GRADIENTS"):
+        assert advice in message
+    assert "Starting training" in train_loop_log.text
+    assert "Traceback" not in train_loop_log.text
+
+
+def spoil_steps(trainer: Trainer, iterations: set[int]) -> None:
+    """Makes the loss of these iterations infinite."""
+    forward = trainer.model.forward
+
+    def spoilt(batch):
+        losses = forward(batch)
+        return {**losses, "loss_fcos_loc": losses["loss_fcos_loc"] / 0} if trainer.iter in iterations else losses
+
+    trainer.model.forward = spoilt
+
+
+def test_divergence_names_the_last_good_checkpoint(config):
+    cfg = config(MAX_ITER=4, CHECKPOINT_PERIOD=1)
+    cfg.DATASETS.TEST = ()
+    trainer = Trainer(cfg)
+    spoil_steps(trainer, {2})
+    with pytest.raises(TrainingDiverged, match=r"at iteration 2, .*: loss_fcos_loc is inf\n") as error:
+        trainer.train()
+    assert f"finite weights is {Path(cfg.OUTPUT_DIR, 'model_0000001.pth')}. " in str(error.value)
+
+
+def test_steps_can_be_skipped_and_are_counted(config):
+    cfg = config(MAX_ITER=5, SKIP_NONFINITE_LOSSES=1, CHECKPOINT_PERIOD=1)
+    cfg.DATASETS.TEST = ()
+    cfg.MODEL.TORCHVISION.NORM = "BN"
+    trainer = Trainer(cfg)
+    spoil_steps(trainer, {1, 3})
+    trainer.train()
+    weights = [torch.load(Path(cfg.OUTPUT_DIR, f"model_{number:07d}.pth"))["model"] for number in range(5)]
+    is_same = [
+        all(torch.equal(weight, after[name]) for name, weight in before.items())
+        for before, after in itertools.pairwise(weights)
+    ]
+    assert is_same == [True, False, True, False]
+    lines = [json.loads(line) for line in Path(cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
+    counted = {line["iteration"]: line["num_skipped_steps"] for line in lines if "num_skipped_steps" in line}
+    assert counted == {3: 2}  # Detectron2 writes the latest value every 20 iterations
+    saved = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))["trainer"]["hooks"]["DivergenceGuard"]
+    assert saved == {"num_skipped": 2, "num_in_a_row": 0}
+
+
+def test_settings_that_the_checkpoint_overrules_are_said(config, caplog):
+    logging.getLogger("fcos_rpn.engine.replay").addHandler(caplog.handler)
+    train(config(BASE_LR=0.02, MAX_ITER=1))
+    train(config(BASE_LR=0.02, MAX_ITER=2), resume=True)
+    assert "is ignored" not in caplog.text
+    resumed = train(config(BASE_LR=0.01, WEIGHT_DECAY=0.5, MAX_ITER=3), resume=True)
+    logging.getLogger("fcos_rpn.engine.replay").removeHandler(caplog.handler)
+    assert resumed.optimizer.param_groups[0]["initial_lr"] == 0.02
+    last = Path(resumed.cfg.OUTPUT_DIR, "model_final.pth")
+    messages = [*dict.fromkeys(record.getMessage() for record in caplog.records if "ignored" in record.getMessage())]
+    assert messages == [
+        f"SOLVER.{key} {given:g} is ignored: the checkpoint's training has {own:g} and goes on with it. To train with "
+        f"another one, start anew from its weights, without --resume: MODEL.WEIGHTS {last} and another OUTPUT_DIR"
+        for key, given, own in (("BASE_LR", 0.01, 0.02), ("WEIGHT_DECAY", 0.5, 0.0001))
+    ]
+
+
+def test_divergence_in_the_last_iteration_is_not_evaluated(config):
+    cfg = config(BASE_LR=1e30, MAX_ITER=2)
+    with pytest.raises(UserError, match="diverged at iteration 1"):
+        train(cfg)
+    assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
+
+
+def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    trainer = Trainer(config())
+    monkeypatch.setattr(trainer.model, "forward", fail)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert "Traceback" in train_loop_log.text
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_batches_without_boxes_train(config, tmp_path, meta_architecture):
+    empty = write_coco_folder(tmp_path / "empty", boxes_per_image=0)
+    cfg = config(meta_architecture, empty)
+    cfg.DATASETS.TEST = ()
+    trainer = Trainer(cfg)
+    losses = []
+    forward = trainer.model.forward
+    trainer.model.forward = lambda batch: losses.append(forward(batch)) or losses[-1]
+    trainer.train()
+
+    assert len(losses) == 2
+    assert all(torch.isfinite(loss) for batch in losses for loss in batch.values())
+    assert all(batch["loss_rpn_loc" if meta_architecture == RCNN else "loss_fcos_loc"] == 0 for batch in losses)
+    for name, parameter in trainer.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_mixed_precision_on_the_cpu_is_refused(config):
+    cfg = config()
+    cfg.SOLVER.AMP.ENABLED = True
+    with pytest.raises(UserError, match=r"SOLVER\.AMP\.ENABLED True needs a GPU"):
+        Trainer(cfg)
+
+
+def test_batch_must_be_divisible_among_the_processes(monkeypatch):
+    cfg = tiny_config()
+    cfg.SOLVER.IMS_PER_BATCH = 5
+    monkeypatch.setattr("fcos_rpn.engine.trainer.comm.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="IMS_PER_BATCH 5 cannot be divided among 2 processes"):
+        Trainer(cfg)
+
+
+def clip_by(kind: str) -> CfgNode:
+    cfg = tiny_config()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY = 1.0, 0.0, 0.0
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = kind
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 5.0
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Gradients of norms 30 and 40, of 50 together: 5 / 50 of each; or each bounded by 5 by itself.
+        ("full_model", [-3.0, -4.0]),
+        ("norm", [-5.0, -5.0]),
+    ],
+)
+def test_gradients_are_clipped(kind, expected):
+    model = torch.nn.Linear(1, 1)
+    optimizer = Trainer.build_optimizer(clip_by(kind), model)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    model.weight.grad, model.bias.grad = torch.tensor([[30.0]]), torch.tensor([40.0])
+    optimizer.step()
+    assert [model.weight.item(), model.bias.item()] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_unknown_way_of_clipping_is_named():
+    with pytest.raises(UserError, match=r"CLIP_TYPE must be one of 'value', 'norm', 'full_model', not 'all'"):
+        Trainer.build_optimizer(clip_by("all"), torch.nn.Linear(1, 1))
+
+
+def test_batches_for_a_reference_number_of_processes(config):
+    cfg = config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=4)
+    with pytest.raises(
+        UserError, match=r"IMS_PER_BATCH 4 cannot be divided among the SOLVER.REFERENCE_WORLD_SIZE of 3"
+    ):
+        Trainer(cfg)
+    # 6 images for 3 processes are 2 for the one that there is, at a third of the rate and three times the iterations.
+    scaled = Trainer(config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=6, BASE_LR=0.03, MAX_ITER=2)).cfg.SOLVER
+    assert (scaled.IMS_PER_BATCH, scaled.MAX_ITER) == (2, 6)
+    assert pytest.approx(0.01) == scaled.BASE_LR
