@@ -11,13 +11,13 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from fcos_rpn import UserError, add_fcos_config
+from fcos_rpn.commands import analyze_assignment as tool
 from fcos_rpn.config import merge_file
 from tests.tiny import tiny_config, write_coco_folder
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "analyze_assignment.py"
 
-from fcos_rpn.commands import analyze_assignment as tool
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fcos_rpn.commands import check_dataset as tool
 from fcos_rpn.data.coco.rules import LISTS
 from tests.data.coco.test_annotations import ANY_JSON, paths_into
 from tests.data.small_coco import coco_with_shapes, small_coco, write_coco
@@ -19,7 +20,6 @@ from tests.tiny import tiny_config
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 
-from fcos_rpn.commands import check_dataset as tool
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 

@@ -14,14 +14,13 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 
 from fcos_rpn import Predictor, UserError
+from fcos_rpn.commands import convert_checkpoint as tool
+from fcos_rpn.commands import train_net
 from tests.checkpoint.conversion.synthetic import MAKERS, adelaidet, randomized
 from tests.tiny import tiny_config, write_coco_folder
 
 ROOT = Path(__file__).parents[2]
 
-
-from fcos_rpn.commands import convert_checkpoint as tool
-from fcos_rpn.commands import train_net
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 

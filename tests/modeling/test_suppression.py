@@ -47,7 +47,7 @@ def test_looks_at_no_more_than_it_takes(monkeypatch, iou_threshold, num_wanted, 
         seen.append(len(boxes))
         return by_group(boxes, *args)
 
-    by_group = suppression._nms_by_group
+    by_group = postprocess._nms_by_group
     monkeypatch.setattr(postprocess, "_nms_by_group", spy)
     _, scores, groups = random_boxes(100, seed=0)
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(100, 1)
