@@ -105,6 +105,7 @@ def test_detectron2s_own_defaults_stay_untouched(cfg):
         "MODEL.RPN": ["NORM"],
         "MODEL.ROI_HEADS": ["OBJECTNESS_TEMPERATURE"],
         "SOLVER": ["SKIP_NONFINITE_LOSSES"],
+        "SOLVER.AMP": ["PRECISION"],
         "TEST": ["COCO_API"],
         "DATASETS": ["TRAIN_FOLDERS", "TEST_FOLDERS"],
     }
