@@ -13,12 +13,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from fcos_rpn.commands import train_net
 from tests.tiny import tiny_config, write_coco_folder
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
-
-from fcos_rpn.commands import train_net
 
 
 class Outcome(NamedTuple):

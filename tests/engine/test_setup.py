@@ -151,6 +151,6 @@ def test_a_number_of_classes_that_the_data_overrule_is_said(coco_folder, caplog)
         use_datasets(cfg)
         assert cfg.MODEL.FCOS.NUM_CLASSES == 2
     logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
-    assert [record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()] == [
+    assert {record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()} == {
         "NUM_CLASSES 5 of the config is replaced by 2, the number of the data sets' classes"
-    ]
+    }
