@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from .analysis.origins import fcos_of, preprocess
+from .analysis.origins import preprocess
 from .checkpoint.checkpointer import FCOSCheckpointer, read_class_names
 from .config import read_config
 from .data.pictures import pixels_of
@@ -32,6 +32,7 @@ from .engine.setup import require_device, set_num_classes
 from .errors import UserError
 from .model_zoo import find_config
 from .modeling.core import FCOSCore
+from .modeling.find import find_fcos
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
 from .modeling.optimize import optimize_for_inference
@@ -125,8 +126,9 @@ class Predictor:
         numbered = [f"class {label}" for label in range(_num_classes(cfg))]
         self.class_names = numbered if names is None else names
         """One for each label; `class 3` where nothing tells them."""
-        self.model: Any = optimize_for_inference(yaml.build_model(cfg).eval())
-        FCOSCheckpointer(self.model, require_all=True).load(cfg.MODEL.WEIGHTS)
+        model = yaml.build_model(cfg)
+        FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
+        self.model: Any = optimize_for_inference(model)
         self._meta_architecture = cfg.MODEL.META_ARCHITECTURE
         self._format = cfg.INPUT.FORMAT
         self._resize = AugmentationList(build_augmentation(cfg, is_train=False))
@@ -221,12 +223,12 @@ class Predictor:
             )
 
     def require_fcos(self) -> FCOSCore:
-        """That of the model, in either role.
+        """Return the model's FCOSCore.
 
         Raises:
             UserError: if the model has none.
         """
-        parts = fcos_of(self.model)
+        parts = find_fcos(self.model)
         if parts is None:
             raise UserError(
                 f"{self._meta_architecture} has no FCOS that could show its centerness: take META_ARCHITECTURE FCOS or "
