@@ -27,8 +27,8 @@ from dev.benchmark.measuring import Comparison, Setup, measure
 
 from ..checkpoint import FCOSCheckpointer, read_class_names
 from ..config import read_config
-from ..errors import UserError, make_folder
-from ..export import FORMATS, TwoStageNetwork, export_graph, network_of, require_packages, write_whole
+from ..errors import UserError, write_whole
+from ..export import FORMATS, TwoStageNetwork, export_graph, network_of, require_packages
 from ..model_zoo import find_config
 
 
@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
     network = network_of(model)
 
-    make_folder(output.parent)
     with write_whole(output) as file:
         program = export_graph(network, size=tuple(args.size))
         form.write(program, network.output_names, notes_of(cfg), file)

@@ -9,12 +9,11 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..errors import UserError
+from ..errors import UserError, write_whole
 from .coco.annotations import load_annotations
 
 logger = logging.getLogger(__name__)
@@ -30,14 +29,6 @@ def _name_of(images: Path, json_file: Path) -> str:
         if (metadata.get("image_root"), metadata.get("original_json_file")) == (str(images), str(json_file)):
             break
     return name
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # All processes of a distributed run write this file: each writes its own, which then takes the name at one stroke.
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex}")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,7 +72,8 @@ def register_coco_folder(images: str | Path, json_file: str | Path, *, output_di
     checked_json_file = json_file
     if checked.is_changed:
         checked_json_file = Path(os.path.abspath(output_dir), "annotations", f"{name}.json")
-        _write_json(checked.content, checked_json_file)
+        with write_whole(checked_json_file) as file:
+            file.write(json.dumps(checked.content).encode())
         logger.info("%s: the repaired annotations are in %s", json_file, checked_json_file)
 
     categories = sorted(checked.content["categories"], key=lambda category: category["id"])

@@ -5,10 +5,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from tabulate import tabulate
+
+from ..errors import write_whole
 
 Results: TypeAlias = "float | str | Sequence[Results] | Mapping[str, Results] | None"
 
@@ -44,8 +45,5 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
 
     NaN, which JSON lacks, becomes null. The file is replaced in one step, so that a reader never sees half of it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(_nan_to_none(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with write_whole(path) as file:
+        file.write(json.dumps(_nan_to_none(results), indent=2, allow_nan=False).encode() + b"\n")

@@ -4,6 +4,7 @@ Shapes: N images, R locations, C foreground classes, P positives of this process
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from detectron2.utils import comm
@@ -36,15 +37,11 @@ def _linear_iou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
     return 1 - compute_iou(ltrb, gt_ltrb)
 
 
-def _on_boxes(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adapt a loss of torchvision, which takes corners, to distances from the origin."""
-
-    def loss_on_distances(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
-        toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
-        ltrb = ltrb.clamp(min=torch.finfo(ltrb.dtype).eps)  # complete_box_iou_loss divides by the height
-        return loss(ltrb * toward_sides, gt_ltrb * toward_sides)
-
-    return loss_on_distances
+def _loss_on_boxes(loss: Callable[[Tensor, Tensor], Tensor], ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    """Call a loss of torchvision, which takes corners of boxes, here around the origin."""
+    toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
+    ltrb = ltrb.clamp(min=torch.finfo(ltrb.dtype).eps)  # complete_box_iou_loss divides by the height
+    return loss(ltrb * toward_sides, gt_ltrb * toward_sides)
 
 
 def _smooth_l1_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
@@ -58,9 +55,9 @@ def _l2_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
 BOX_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou": _iou_loss,
     "linear_iou": _linear_iou_loss,
-    "giou": _on_boxes(generalized_box_iou_loss),
-    "diou": _on_boxes(distance_box_iou_loss),
-    "ciou": _on_boxes(complete_box_iou_loss),
+    "giou": partial(_loss_on_boxes, generalized_box_iou_loss),
+    "diou": partial(_loss_on_boxes, distance_box_iou_loss),
+    "ciou": partial(_loss_on_boxes, complete_box_iou_loss),
     "smooth_l1": _smooth_l1_loss,
     "l2": _l2_loss,
 }

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from ...errors import ArgumentError, require_one_of
@@ -55,7 +55,10 @@ class TorchvisionBackbone(Backbone):
         self._out_feature_strides = {stage: stages[stage].stride for stage in self._out_features}
         self._out_feature_channels = {stage: stages[stage].channels for stage in self._out_features}
 
-        body = create_feature_extractor(network, {stages[stage].module: stage for stage in self._out_features})
+        traced = create_feature_extractor(network, {stages[stage].module: stage for stage in self._out_features})
+        # One graph for both modes: torchvision's pair of graphs cannot be pickled, and its copies forget their mode.
+        # What differs between the modes is in modules, such as dropout, but for auxiliary classifiers.
+        body = fx.GraphModule(traced, traced.eval_graph)
         if freeze_at > 0:
             _freeze_until(body, maps, stages, freeze_at)
         # Converted last: the tracer of the feature extractor cannot trace Detectron2's layer.
