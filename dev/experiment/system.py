@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 
+from dev.arguments import positive
 from fcos_rpn.config import read_config
 from fcos_rpn.errors import UserError
 from fcos_rpn.model_zoo import find_config
@@ -32,7 +33,9 @@ class System(NamedTuple):
     def read_config(self) -> CfgNode:
         """The config at no budget yet."""
         file = CONFIGS / self.config
-        return read_config(file if file.is_file() else find_config(self.config), [str(value) for value in self.overrides])
+        return read_config(
+            file if file.is_file() else find_config(self.config), [str(value) for value in self.overrides]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +64,8 @@ class Experiment:
     """In each training at the whole budget, at equal distances; the last one at its end."""
     fold_part: int
     """A run on a fold of the training images has one in this many of the iterations."""
-    summarize: Callable[[dict[str, Any]], dict[str, Any]]
-    """From the last evaluation's results by task to what is kept of a run."""
-    trainer: type[TrainerWithProgress]
+    summarize: Callable[[Mapping[str, Any], CfgNode], dict[str, Any]]
+    """Maps the last evaluation's results by task, and the config of the run, to what is kept of it."""
 
     def build_config(self, name: str, *, rate: float, seed: int, fold: Sequence[Path] | None = None) -> CfgNode:
         """What a system is trained with, on all training images or on a fold of them."""
@@ -113,7 +115,9 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) ->
         metavar="N",
         help="a learning rate is chosen at one in N of the iterations (default: %(default)s)",
     )
-    parser.add_argument("--short-side", type=positive, default=240, help="of the input, in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--short-side", type=positive, default=240, help="of the input, in pixels (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path(output), help="default: %(default)s")
     parser.add_argument("--table", type=Path, metavar="JSON", help="print the table of an earlier run's results.json")
 

@@ -47,7 +47,9 @@ VARIANTS = {
     ),
     "loss_weight_0.3": Variant("proposals' losses times .3", ["MODEL.RPN.LOSS_WEIGHT", 0.3]),
     "loss_weight_0.1": Variant("proposals' losses times .1", ["MODEL.RPN.LOSS_WEIGHT", 0.1]),
-    "class_agnostic_boxes": Variant("class-agnostic box regression", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]),
+    "class_agnostic_boxes": Variant(
+        "class-agnostic box regression", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    ),
     "warm_start": Variant("starts from one-stage FCOS", starts_from="fcos"),
     "fused": Variant("fused scores", FUSED, is_trained=False),
     "fused_temperature_2": Variant(
@@ -101,7 +103,9 @@ def system_of(name: str) -> System:
 def trained_system(name: str) -> str:
     """The system without its variants of inference, whose weights it takes."""
     generator, *chosen = name.split("+")
-    return "+".join([generator, *(variant for variant in chosen if variant not in VARIANTS or VARIANTS[variant].is_trained)])
+    return "+".join(
+        [generator, *(variant for variant in chosen if variant not in VARIANTS or VARIANTS[variant].is_trained)]
+    )
 
 
 def screened_systems() -> list[str]:
