@@ -66,4 +66,4 @@ constraints: install
 	mv constraints.tmp constraints-oldest.txt
 
 clean:
-	rm -rf .venv .venv-oldest output build fcos_rpn.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest mutants output build fcos_rpn.egg-info .pytest_cache .mypy_cache .ruff_cache
