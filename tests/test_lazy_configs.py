@@ -19,8 +19,7 @@ from torch import nn
 
 from fcos_rpn import FCOSAssigner, FCOSLosses, FCOSPostProcessor, model_zoo
 from fcos_rpn.data import CheckedDatasetMapper
-from fcos_rpn.engine import lazy
-from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine import lazy, yaml
 from tests.tiny import tiny_batch
 
 FOLDER = Path(__file__).parents[1] / "configs" / "lazy"
@@ -111,7 +110,7 @@ def test_equal_weights_give_equal_losses_and_detections(pair):
     cfg, config = pair
     shrink(cfg, config)
     torch.manual_seed(0)
-    one, other = Trainer.build_model(cfg), lazy.build_model(config)
+    one, other = yaml.build_model(cfg), lazy.build_model(config)
     other.load_state_dict(one.state_dict(), strict=True)
     batch = tiny_batch(SIZES, (2, 3), num_classes=80)
     losses = []
