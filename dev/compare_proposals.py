@@ -12,7 +12,7 @@ Examples:
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,9 @@ class ProposalTrainer(TrainerWithProgress):
 
 
 class ProposalEvaluator(FCOSEvaluator):
-    def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
-        super()._eval_box_proposals(predictions)
-        proposals = proposals_by_image(predictions)
-        for limit, by_iou in recall_by_iou(self._coco_api.dataset, proposals, limits=LIMITS).items():
-            self._results[f"recall@{limit}"] = by_iou
+    def proposal_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+        by_iou = recall_by_iou(self.dataset, proposals_by_image(predictions), limits=LIMITS)
+        return super().proposal_figures(predictions) | {f"recall@{limit}": found for limit, found in by_iou.items()}
 
 
 def recall_and_curves(found: dict[str, Any]) -> dict[str, Any]:
