@@ -173,7 +173,7 @@ class TrainLoader:
         if not isinstance(records, list):
             raise UserError(
                 f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: training needs a list of dicts, not a "
-                f"{type(records).__name__}; give Trainer.build_train_loader a loader of your own for it"
+                f"{type(records).__name__}; give the Trainer a loader of your own for it"
             )
         repeat_factors, subset_ratio = None, 1.0
         if sampler == "RepeatFactorTrainingSampler":

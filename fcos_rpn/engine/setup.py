@@ -1,5 +1,6 @@
 """Before a model is built: register the config's data sets, count their classes, look for the device."""
 
+import logging
 from reprlib import repr as short_repr
 
 import torch
@@ -9,6 +10,12 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint.safe_loading import load_pickle
 from ..data import class_names, register_coco_folder, require_files
 from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+DEFAULT_NUM_CLASSES = 80
+"""Of a config that says nothing."""
 
 
 def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
@@ -46,11 +53,19 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
     for name in used:
         require_files(name)
-    set_num_classes(cfg, len(class_names(used)))
+    num_classes = len(class_names(used))
+    node = cfg.MODEL.FCOS if cfg.MODEL.META_ARCHITECTURE == "FCOS" else cfg.MODEL.ROI_HEADS
+    if node.NUM_CLASSES not in (num_classes, DEFAULT_NUM_CLASSES):
+        logger.warning(
+            "NUM_CLASSES %d of the config is replaced by %d, the number of the data sets' classes",
+            node.NUM_CLASSES,
+            num_classes,
+        )
+    set_num_classes(cfg, num_classes)
 
 
 def _require_plain(key: str, file: str) -> None:
-    """Of a pickle, which Detectron2 will read with all code that it may hold."""
+    """Refuse a pickle that holds code: Detectron2 would run it."""
     try:
         load_pickle(PathManager.get_local_path(file))
     except Exception as error:  # a broken file stops its reader with nearly any exception
@@ -58,7 +73,7 @@ def _require_plain(key: str, file: str) -> None:
 
 
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Of whichever model the config builds."""
+    """Set it for every architecture."""
     cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
 
 

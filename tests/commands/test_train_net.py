@@ -13,12 +13,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from fcos_rpn.commands import train_net
 from tests.tiny import tiny_config, write_coco_folder
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
-
-from fcos_rpn.commands import train_net
 
 
 class Outcome(NamedTuple):
@@ -48,7 +47,7 @@ def run(detectron2_restored: None, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     def run(*arguments: str) -> Outcome:
         code: Any = 0
         try:
-            train_net.run(train_net.build_argument_parser().parse_args(arguments))
+            train_net.main(arguments)
         except SystemExit as stop:
             code = stop.code
         captured = capfd.readouterr()

@@ -1,4 +1,5 @@
 import json
+import logging
 import operator
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ from detectron2.config import CfgNode
 from fcos_rpn import UserError
 from fcos_rpn.config import PARTS
 from fcos_rpn.engine.setup import require_device, use_datasets
-from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine.yaml import build_model
 from tests.tiny import tiny_config, write_coco_folder
 from tests.traps import Trap
 
@@ -138,4 +139,18 @@ def test_parts_that_nobody_registered_are_named(key):
     group, name = key.rsplit(".", 1)
     setattr(operator.attrgetter(group)(cfg), name, "Mine")
     with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
-        Trainer.build_model(cfg)
+        build_model(cfg)
+
+
+def test_a_number_of_classes_that_the_data_overrule_is_said(coco_folder, caplog):
+    logging.getLogger("fcos_rpn.engine.setup").addHandler(caplog.handler)
+    for num_classes in (80, 2, 5):  # the default, the data's own, another one
+        cfg = tiny_config()
+        cfg.MODEL.FCOS.NUM_CLASSES = num_classes
+        cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+        use_datasets(cfg)
+        assert cfg.MODEL.FCOS.NUM_CLASSES == 2
+    logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()} == {
+        "NUM_CLASSES 5 of the config is replaced by 2, the number of the data sets' classes"
+    }
