@@ -19,11 +19,11 @@ from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from .. import evaluation
 from ..config import read_config as read_config_file
 from ..config import require_registered_parts
 from ..data import CheckedDatasetMapper, TrainLoader, class_names
 from ..errors import UserError, make_folder, require_one_of
-from ..evaluation import FCOSEvaluator
 from ..model_zoo import find_config
 from ..modeling.meta_arch import FCOS
 from ..modeling.tta import FCOSWithTTA
@@ -191,13 +191,15 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     return build_detection_test_loader(cfg, dataset_name, mapper=CheckedDatasetMapper(cfg, is_train=False))
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> evaluation.FCOSEvaluator:
     """Build the evaluator of a test set."""
-    return FCOSEvaluator(
+    return evaluation.build_evaluator(
         dataset_name,
-        output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name),
+        output_dir=Path(cfg.OUTPUT_DIR) / "inference" / dataset_name,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         api=cfg.TEST.COCO_API,
+        max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        detectron2_ar=cfg.TEST.DETECTRON2_AR,
     )
 
 

@@ -145,8 +145,8 @@ class FCOSEvaluator(DatasetEvaluator):
             tasks: those to evaluate; by default what the model predicts.
             distributed: gather what all processes found.
             output_dir: for the files; None writes none.
-            max_dets_per_image: how many detections of an image the model may return (TEST.DETECTIONS_PER_IMAGE;
-                negative: any number). All of them count; fewer than COCO's 100 or LVIS's 300 change nothing.
+            max_dets_per_image: how many detections of an image count for AP, such as TEST.DETECTIONS_PER_IMAGE. At
+                least COCO's 100 or LVIS's 300 do; with None or a negative number, all.
             kpt_oks_sigmas: see `average_precision`.
             api: one of `COCO_APIS`.
             detectron2_ar: whether to compute AR as Detectron2 does, too. Takes long.
@@ -164,15 +164,14 @@ class FCOSEvaluator(DatasetEvaluator):
         self._tasks = tasks
         self._distributed = distributed
         self._output_dir = None if output_dir is None else Path(output_dir)
-        own_limit = LVIS_LIMIT if protocol == "lvis" else COCO_LIMIT
-        # Without a limit of the model's, any number that no model reaches.
-        limit = own_limit if max_dets_per_image is None else max_dets_per_image
-        self._max_dets_per_image = max(own_limit, limit if limit >= 0 else 1_000_000)
+        if max_dets_per_image is None or max_dets_per_image < 0:
+            max_dets_per_image = 1_000_000  # more than any model returns
+        self._max_dets_per_image = max(LVIS_LIMIT if protocol == "lvis" else COCO_LIMIT, max_dets_per_image)
         self._kpt_oks_sigmas = kpt_oks_sigmas
         self._detectron2_ar = detectron2_ar
         self._dataset_name = dataset_name
-        self._original_ids: Mapping[Any, Any] = MetadataCatalog.get(dataset_name).get("original_image_ids", {})
-        self.dataset = self._read_dataset()
+        self.dataset = _read_dataset(dataset_name)
+        """In COCO's format, with the original ids of the images."""
         self._category_ids = self._read_category_ids()
         self._predictions: list[dict[str, Any]] = []
 
@@ -182,7 +181,7 @@ class FCOSEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take what a model returns for some images, in Detectron2's format: "instances", "proposals" or both."""
         for x, output in zip(inputs, outputs, strict=True):
-            prediction: dict[str, Any] = {"image_id": self._original_id(x["image_id"])}
+            prediction: dict[str, Any] = {"image_id": _original_id(x["image_id"], self._dataset_name)}
             if "instances" in output:
                 found = instances_to_coco_json(output["instances"].to("cpu"), prediction["image_id"])
                 prediction["instances"] = list(self._with_category_ids(found))
@@ -253,24 +252,6 @@ class FCOSEvaluator(DatasetEvaluator):
             detections = [found for prediction in predictions for found in prediction["instances"]]
             (folder / "coco_instances_results.json").write_text(json.dumps(detections), encoding="utf-8")
 
-    def _read_dataset(self) -> dict[str, Any]:
-        """Read the ground truth with the images' original ids, anew each time: records may have changed."""
-        json_file = MetadataCatalog.get(self._dataset_name).get("json_file")
-        if json_file is None:
-            dataset = _convert(self._dataset_name)
-        else:
-            with PathManager.open(json_file, encoding="utf-8-sig") as file:
-                dataset = json.load(file)
-        for image in dataset["images"]:
-            image["id"] = self._original_id(image["id"])
-        for annotation in dataset.get("annotations", ()):
-            annotation["image_id"] = self._original_id(annotation["image_id"])
-        return dataset
-
-    def _original_id(self, image_id: Any) -> Any:
-        image_id = self._original_ids.get(image_id, image_id)
-        return image_id.item() if isinstance(image_id, np.generic) else image_id  # as Pascal VOC's text
-
     def _read_category_ids(self) -> list[int]:
         """Category ids by class index."""
         class_by_id = MetadataCatalog.get(self._dataset_name).get("thing_dataset_id_to_contiguous_id")
@@ -309,6 +290,30 @@ def write_proposals(path: Path, proposals: BoxesOfImages) -> None:
         "bbox_mode": BoxMode.XYXY_ABS.value,
     }
     path.write_bytes(pickle.dumps(content))
+
+
+def _original_id(image_id: Any, dataset_name: str) -> Any:
+    """Return the id that the user's data have for the id of a record, as a plain number or text."""
+    image_id = MetadataCatalog.get(dataset_name).get("original_image_ids", {}).get(image_id, image_id)
+    return image_id.item() if isinstance(image_id, np.generic) else image_id  # Pascal VOC's text is numpy's
+
+
+def _read_dataset(dataset_name: str) -> dict[str, Any]:
+    """Read the ground truth, anew each time since records may have changed."""
+    json_file = MetadataCatalog.get(dataset_name).get("json_file")
+    if json_file is None:
+        dataset = _convert(dataset_name)
+        original_ids = {image["id"]: _original_id(image["id"], dataset_name) for image in dataset["images"]}
+    else:
+        with PathManager.open(json_file, encoding="utf-8-sig") as file:
+            dataset = json.load(file)
+        # A json that the loader has rewritten keeps them beside its own.
+        original_ids = {image["id"]: image.get("original_id", image["id"]) for image in dataset["images"]}
+    for image in dataset["images"]:
+        image["id"] = original_ids[image["id"]]
+    for annotation in dataset.get("annotations", ()):
+        annotation["image_id"] = original_ids.get(annotation["image_id"], annotation["image_id"])
+    return dataset
 
 
 def _convert(dataset_name: str) -> dict[str, Any]:

@@ -179,11 +179,11 @@ def test_all_detections_that_the_model_may_return_count(register_dataset):
         evaluator.process([{"image_id": 1}], [output[1]])
         return evaluator.evaluate()
 
-    for limit in (300, -1):
+    for limit in (300, -1, None):
         assert figures(limit)["bbox"]["AP"] == pytest.approx(100)
         assert figures(limit)["box_detections"]["AR@100"] == pytest.approx(100 * 100 / 150)
     # Fewer than COCO's 100 need no other protocol. 100 of 150 are found: the precision is 1 at 67 of 101 recalls.
-    for limit in (None, 100, 10):
+    for limit in (100, 10):
         assert figures(limit)["bbox"]["AP"] == pytest.approx(100 * 67 / 101)
 
 
@@ -230,6 +230,15 @@ def test_data_sets_without_a_json_are_converted_anew(register_records, tmp_path)
     found = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert [entry["image_id"] for entry in found[::2]] == ["000001", -3, 2**60]
 
+    # The same, numbered by the loader, of which one number is another image's own id.
+    original_ids = {3: "000001", 2**60: -3, 1: 2**60}
+    MetadataCatalog.get(name).original_image_ids = original_ids
+    for record, number in zip(of_data_set, original_ids, strict=True):
+        record["image_id"] = number
+    outputs = {number: perfect_output() for number in original_ids}
+    assert evaluate(name, outputs, output_dir=tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == found
+
     of_data_set.append(records("new")[0])
     evaluator = FCOSEvaluator(name, distributed=False, output_dir=tmp_path)
     assert [image["id"] for image in evaluator.dataset["images"]] == ["000001", -3, 2**60, "new"]
@@ -243,7 +252,10 @@ def test_records_without_annotations_have_no_figures(register_records):
 
 def test_files_name_the_images_as_their_json_does(register_dataset, tmp_path):
     boxes = [(0, 0, 20, 20), (50, 50, 90, 90)]
-    name = register_dataset(coco_dataset([boxes, boxes]))
+    content = coco_dataset([boxes, boxes])
+    for image, original_id in zip(content["images"], ["first", 2**60], strict=True):
+        image["original_id"] = original_id
+    name = register_dataset(content)
     MetadataCatalog.get(name).original_image_ids = {1: "first", 2: 2**60}
     outputs = {number: {**perfect_output(), "proposals": rpn_proposals(boxes, [1, 2])} for number in (1, 2)}
     results = evaluate(name, outputs, output_dir=tmp_path)
@@ -257,12 +269,11 @@ def test_files_name_the_images_as_their_json_does(register_dataset, tmp_path):
 def test_proposal_files_are_read_by_the_safe_loader_and_by_detectron2(register_dataset, tmp_path):
     boxes = [(0, 0, 20, 20), (50, 50, 90, 90)]
     name = register_dataset(coco_dataset([boxes, boxes]))
-    MetadataCatalog.get(name).original_image_ids = {1: "first", 2: 2**60}
     outputs = {number: {"proposals": rpn_proposals(boxes, [-1.5, number])} for number in (1, 2)}
     evaluate(name, outputs, output_dir=tmp_path)
     file = tmp_path / "box_proposals.pkl"
-    assert load_pickle(file)["ids"] == ["first", 2**60]
-    loaded = load_proposals_into_dataset([{"image_id": 2**60}], str(file))
+    assert load_pickle(file)["ids"] == [1, 2]
+    loaded = load_proposals_into_dataset([{"image_id": 2}], str(file))
     assert loaded[0]["proposal_boxes"].tolist() == [[50, 50, 90, 90], [0, 0, 20, 20]]  # best first
     assert loaded[0]["proposal_objectness_logits"].tolist() == [2, -1.5]
 
