@@ -100,6 +100,9 @@ def add_fcos_config(cfg: CfgNode) -> None:
     # Steps in a row whose loss is not finite that a training skips; at one more it stops.
     cfg.SOLVER.SKIP_NONFINITE_LOSSES = 0
 
+    # Precision of SOLVER.AMP.ENABLED: "float16", which needs a GPU, or "bfloat16".
+    cfg.SOLVER.AMP.PRECISION = "float16"
+
     # What AP and AR are computed by: "hotcoco", or "pycocotools".
     cfg.TEST.COCO_API = "hotcoco"
 

@@ -40,6 +40,8 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: if there is none.
     """
+    if not name:
+        raise UserError("no config is given: name a file, or a packaged config, with --config-file")
     if Path(name).is_file():
         return Path(name)
     with contextlib.suppress(UserError):

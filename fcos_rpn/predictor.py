@@ -27,8 +27,8 @@ from .analysis.origins import fcos_of, preprocess
 from .checkpoint.checkpointer import FCOSCheckpointer, read_class_names
 from .config import read_config
 from .data.pictures import pixels_of
+from .engine import yaml
 from .engine.setup import require_device, set_num_classes
-from .engine.trainer import Trainer
 from .errors import UserError
 from .model_zoo import find_config
 from .modeling.core import FCOSCore
@@ -125,7 +125,7 @@ class Predictor:
         numbered = [f"class {label}" for label in range(_num_classes(cfg))]
         self.class_names = numbered if names is None else names
         """One for each label; `class 3` where nothing tells them."""
-        self.model: Any = optimize_for_inference(Trainer.build_model(cfg).eval())
+        self.model: Any = optimize_for_inference(yaml.build_model(cfg).eval())
         FCOSCheckpointer(self.model, require_all=True).load(cfg.MODEL.WEIGHTS)
         self._meta_architecture = cfg.MODEL.META_ARCHITECTURE
         self._format = cfg.INPUT.FORMAT

@@ -17,7 +17,7 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 START_METHOD = "forkserver"
-PRELOADED = ["fcos_rpn.engine.trainer", "fcos_rpn.engine.launch", "tests.tiny", "torch.distributed.launcher.api"]
+PRELOADED = ["fcos_rpn.engine.yaml", "fcos_rpn.engine.launch", "tests.tiny", "torch.distributed.launcher.api"]
 TIMEOUT = datetime.timedelta(seconds=300)
 
 

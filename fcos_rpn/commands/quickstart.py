@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine.hooks import EvalHook
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
@@ -26,7 +25,8 @@ from .. import UserError, model_zoo
 from ..checkpoint import FCOSCheckpointer
 from ..data import CheckedDatasetMapper
 from ..data.digits.folder import DigitsFolder, generate_digits
-from ..engine.progress import TrainerWithProgress, log_to, training_seconds
+from ..engine import yaml
+from ..engine.progress import log_to, progress_writers, training_seconds
 from ..engine.setup import use_datasets
 from ..errors import install_hint, make_folder
 from ..visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
@@ -81,20 +81,15 @@ def run(title: str, config: str, digits: DigitsFolder, output: Path, weights: st
 
     if not (output / "results.json").exists():
         seed_all_rng(cfg.SEED)
-        trainer = QuickstartTrainer(cfg, title=title, reset_class_layers=warm_start)
-        trainer.resume_or_load(resume=True)
+        writers = progress_writers(title, cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR)
+        # Evaluation follows the training, so that a kill between the two loses neither.
+        trainer = yaml.build_trainer(cfg, evaluate=None, writers=writers, reset_class_layers=warm_start)
+        trainer.resume_or_load(weights)
         trainer.train()
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints; the final table says it all
-            trainer.test(cfg, trainer.model)
+            yaml.evaluate(cfg, trainer.raw_model, show_progress=True)
     (results,) = json.loads((output / "results.json").read_text(encoding="utf-8")).values()
     return Run(cfg, str(output / "model_final.pth"), results, training_seconds(output / "metrics.json"))
-
-
-class QuickstartTrainer(TrainerWithProgress):
-    """Trains only: evaluation follows in `run`, so that a kill between the two loses neither."""
-
-    def build_hooks(self) -> list[Any]:
-        return [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
 
 
 def final_table(one_stage: Run, two_stage: Run) -> str:

@@ -11,7 +11,7 @@ Examples:
 
 import argparse
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
 
@@ -24,13 +24,8 @@ WHEN_STOPPED = "stopped; rerun with --resume to continue from the last checkpoin
 def main(arguments: Sequence[str] | None = None) -> None:
     """Launch the processes."""
     args = build_argument_parser().parse_args(arguments)
-    front = lazy if lazy.is_lazy(args.config_file) else yaml
-
-    def prepare(num_processes: int) -> tuple[str, Callable[[], None]]:
-        device = front.read_config(args, num_processes).device
-        return device, functools.partial(front.run, args, num_processes)
-
-    launch(prepare, args, when_stopped=WHEN_STOPPED)
+    prepare = lazy.prepare if lazy.is_lazy(args.config_file) else yaml.prepare
+    launch(functools.partial(prepare, args), args, when_stopped=WHEN_STOPPED)
 
 
 def build_argument_parser() -> argparse.ArgumentParser:

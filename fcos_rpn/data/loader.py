@@ -239,8 +239,8 @@ def load_records(
         loaded = DatasetCatalog.get(name)
         if not isinstance(loaded, list):
             raise UserError(
-                f"DATASETS.TRAIN {name}: training needs a list of dicts, not a {type(loaded).__name__}; give "
-                "Trainer.build_train_loader a loader of your own for it"
+                f"DATASETS.TRAIN {name}: training needs a list of dicts, not a {type(loaded).__name__}; give the "
+                "Trainer a loader of your own for it"
             )
         _require_known_classes(loaded, name)
         records += load_proposals_into_dataset(loaded, file) if file else loaded

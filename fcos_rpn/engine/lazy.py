@@ -1,41 +1,100 @@
-"""Training and evaluation of LazyConfigs: `model`, `dataloader`, `optimizer`, `lr_multiplier`, `train` in Python files.
+"""From a LazyConfig to the parts of a training and of an evaluation.
 
-The parts are `engine`'s: strict weights, checked data, resuming, AP and AR, messages for mistakes. `configs/lazy/` has
-configs.
+A LazyConfig is a Python file that defines `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`.
+`configs/lazy/` has examples.
 """
 
+import argparse
 import difflib
-import logging
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
-from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import inference_on_dataset
+from detectron2.engine import default_setup, default_writers
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ..checkpoint import FCOSCheckpointer
 from ..data import TrainLoader, class_names, register_coco_folder, require_files
 from ..data.loader import ImageOrder, Record, are_wide
-from ..errors import UserError
-from ..evaluation import FCOSWithProposals, results_table, write_results
-from ..modeling.meta_arch import FCOS
-from ..modeling.optimize import optimize_for_inference
-from .divergence import DivergenceGuard
-from .replay import Replay
-from .trainer import in_fast_layout
+from ..errors import UserError, make_folder
+from ..model_zoo import find_config
+from .evaluate import EvaluationSet, evaluate_model, load_all_weights
+from .setup import require_device
+from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
 
 GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 """What a LazyConfig must define, as in Detectron2."""
 
+KEYS = {
+    "lr": "optimizer.lr",
+    "warmup": "lr_multiplier.warmup_length",
+    "momentum": "optimizer.momentum",
+    "weight_decay": "optimizer.weight_decay",
+    "clipping": "a clipping optimizer",
+    "seed": "train.seed",
+    "weights": "train.init_checkpoint",
+    "output_dir": "train.output_dir",
+}
+"""What messages of the `Trainer` call its settings."""
+
 # For values that follow from another one: "${fcos_rpn.equal:${..head.centerness},iou}".
 OmegaConf.register_new_resolver("fcos_rpn.equal", lambda one, other: one == other, replace=True)
+
+
+def is_lazy(config_file: str) -> bool:
+    """Tell a LazyConfig, Python or the YAML that a training from one wrote, from a YAML config with keys such as
+    MODEL.WEIGHTS."""
+    if config_file.endswith(".py"):
+        return True
+    try:
+        lines = Path(config_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # the other front says what is wrong with it
+        return False
+    return {*GROUPS} <= {line.partition(":")[0] for line in lines}
+
+
+def prepare(args: argparse.Namespace, num_processes: int) -> tuple[str, Callable[[], None]]:
+    """Read the config of a command line; see `launch.Prepare`."""
+    device = read_config(args, num_processes).train.device
+    return device, functools.partial(run, args, num_processes)  # a config holds code, which each process reads itself
+
+
+def read_config(args: argparse.Namespace, num_processes: int = 1) -> DictConfig:
+    """Read config file, overrides and flags, in this order, for as many processes on this machine.
+
+    Raises:
+        UserError: on a mistake in them, a missing device, or an output folder that cannot be made.
+    """
+    cfg = load(str(find_config(args.config_file)), args.opts)
+    if args.num_gpus == 0:
+        cfg.train.device = "cpu"
+    folders = cfg.train.get("folders", {})
+    cfg.train.folders = {"train": args.train or folders.get("train", []), "test": args.test or folders.get("test", [])}
+    require_device(cfg.train.device, num_processes)
+    make_folder(Path(cfg.train.output_dir))
+    return cfg
+
+
+def run(args: argparse.Namespace, num_processes: int) -> None:
+    """Train or evaluate in one process of a job."""
+    cfg = read_config(args, num_processes)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="fcos_rpn", abbrev_name="fcos_rpn")
+    use_folders(cfg, is_training=not args.eval_only)
+    default_setup(cfg, args)
+    if args.eval_only:
+        evaluate_weights(cfg, resume=args.resume)
+    else:
+        trainer = build_trainer(cfg, reset_class_layers=args.reset_class_layers)
+        trainer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+        trainer.train()
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -55,7 +114,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     if missing := [group for group in GROUPS if group not in cfg]:
         raise UserError(
             f"config file {path} defines no {', '.join(missing)}; a LazyConfig has {', '.join(GROUPS)}. "
-            "YAML configs with keys such as MODEL.WEIGHTS belong to tools/train_net.py"
+            "A config with keys such as MODEL.WEIGHTS is a YAML file"
         )
     _override(cfg, overrides)
     try:
@@ -180,110 +239,78 @@ def _require_strides(model: nn.Module) -> None:
         raise UserError(f"core.strides is {core.strides}, but {', '.join(core.in_features)} have {strides}")
 
 
-def train(cfg: DictConfig, *, resume: bool = False, reset_class_layers: bool = False) -> Mapping[str, Any]:
-    """Train from `train.init_checkpoint`, or with `resume` from the last checkpoint in `train.output_dir`.
+def build_trainer(cfg: DictConfig, **instead: Any) -> Trainer:
+    """Build the training of a config.
 
     Args:
         cfg: its data sets are registered.
-        resume: go on from the last checkpoint, if there is one.
-        reset_class_layers: class layers of another shape start anew.
-
-    Returns:
-        What `evaluate_model` says in the end; {} without a data set to test on.
-
-    Raises:
-        UserError: if the weights do not fit, or the training diverged.
+        instead: arguments of `Trainer` that take the place of the config's.
     """
+    batch_size = cfg.dataloader.train.total_batch_size
+    require_divisible("dataloader.train.total_batch_size", batch_size, "optimizer.lr")
+    return Trainer(**{**parts_of(cfg), **instead})
+
+
+def parts_of(cfg: DictConfig) -> dict[str, Any]:
+    """Build the arguments of `Trainer`."""
     options = cfg.train
-    num_processes, batch_size = comm.get_world_size(), cfg.dataloader.train.total_batch_size
-    if batch_size % num_processes:
-        raise UserError(
-            f"dataloader.train.total_batch_size {batch_size} cannot be divided among {num_processes} processes: choose "
-            "a multiple, and optimizer.lr with it"
-        )
-    if options.amp.enabled and options.device == "cpu":
-        raise UserError("train.amp.enabled=True needs a GPU: Detectron2's mixed precision has none for the CPU")
+    precision = precision_of(cfg)
     model = build_model(cfg)
     cfg.optimizer.params.model = model
-    device_ids = None if options.device == "cpu" else [comm.get_local_rank()]
-    trainer = (_GuardedAMPTrainer if options.amp.enabled else _GuardedTrainer)(
-        create_ddp_model(model, device_ids=device_ids, **options.ddp),
-        instantiate(cfg.dataloader.train),
-        instantiate(cfg.optimizer),
-    )
-    checkpointer = FCOSCheckpointer(
-        model,
-        options.output_dir,
-        reset_class_layers=reset_class_layers,
-        class_names=class_names(_names(cfg.dataloader.train)),
-        trainer=trainer,
-    )
-    trainer.guard = DivergenceGuard(
-        max_skipped_in_a_row=options.get("skip_nonfinite_losses", 0),
-        last_finite=checkpointer.last_finite,
-        advice="Lower optimizer.lr, or lengthen lr_multiplier.warmup_length",
-    )
-    trainer.register_hooks(
-        [
-            trainer.guard,
-            Replay(options.get("seed", -1)),
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.EvalHook(options.eval_period, lambda: evaluate_model(cfg, model), eval_after_train=False),
-        ]
-    )
-    if comm.is_main_process():
-        writers = default_writers(options.output_dir, options.max_iter)
-        trainer.register_hooks(
-            [
-                hooks.PeriodicCheckpointer(checkpointer, **options.checkpointer),
-                hooks.PeriodicWriter(writers, options.log_period),
-            ]
-        )
-    checkpointer.resume_or_load(options.init_checkpoint, resume=resume)
-    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.train(start, options.max_iter)
-    return evaluate_model(cfg, model)
+    optimizer = instantiate(cfg.optimizer)
+    return {
+        "model": model,
+        "loader": instantiate(cfg.dataloader.train),
+        "optimizer": optimizer,
+        "scheduler": LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), options.max_iter),
+        "max_iter": options.max_iter,
+        "output_dir": options.output_dir,
+        "evaluate": functools.partial(evaluate, cfg) if _test_names(cfg) else None,
+        "eval_period": options.eval_period,
+        "checkpoint_period": options.checkpointer.period,
+        "checkpoints_kept": options.checkpointer.get("max_to_keep"),
+        "writers": default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else (),
+        "log_period": options.log_period,
+        "seed": options.get("seed", -1),
+        "precision": precision,
+        "max_skipped_in_a_row": options.get("skip_nonfinite_losses", 0),
+        "class_names": class_names(_names(cfg.dataloader.train)),
+        "ddp": options.ddp,
+        "keys": KEYS,
+    }
 
 
-class _GuardedTrainer(SimpleTrainer):
-    """Stops, or skips a step, where the loss is not finite."""
+def precision_of(cfg: DictConfig) -> torch.dtype | None:
+    """The precision of autocast, or None for float32.
 
-    guard: DivergenceGuard
-
-    def run_step(self) -> None:
-        with self.guard.watch(self.model):
-            super().run_step()
-
-
-class _GuardedAMPTrainer(_GuardedTrainer, AMPTrainer):
-    """The same in mixed precision."""
+    Raises:
+        UserError: if the device does not have it.
+    """
+    amp = cfg.train.amp
+    if not amp.enabled:
+        return None
+    return autocast_precision(amp.get("precision", "float16"), cfg.train.device, key="train.amp.precision")
 
 
-def evaluate(cfg: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
-    """`evaluate_model` of a new model with all of its weights from `train.init_checkpoint`, or the last checkpoint.
+def evaluate_weights(cfg: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
+    """Evaluate the weights of `train.init_checkpoint`, or with `resume` the last checkpoint of `train.output_dir`.
 
     Raises:
         UserError: if there are no weights, or they do not fit the model.
     """
     model = build_model(cfg)
-    FCOSCheckpointer(model, cfg.train.output_dir, require_all=True).resume_or_load(
-        cfg.train.init_checkpoint, resume=resume
-    )
-    return evaluate_model(cfg, model)
+    weights, output_dir = cfg.train.init_checkpoint, cfg.train.output_dir
+    names = class_names(_test_names(cfg))
+    load_all_weights(model, weights, output_dir=output_dir, resume=resume, class_names=names)
+    return evaluate(cfg, model)
 
 
-def evaluate_model(cfg: DictConfig, model: nn.Module) -> Mapping[str, Any]:
-    """Results by task and metric, in percent; prints a table and writes `results.json`. {} but on the main process."""
+def evaluate(cfg: DictConfig, model: nn.Module) -> Mapping[str, Any]:
+    """Evaluate a model on the config's test set; see `evaluate_model`. {} without one."""
     if not (names := _test_names(cfg)):
         return {}
-    was_training = model.training
-    optimize_for_inference(model.eval())
-    shown = FCOSWithProposals(model) if isinstance(model, FCOS) else model
-    found = inference_on_dataset(shown, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
-    model.train(was_training)
-    if comm.is_main_process():
-        name = ", ".join(names)
-        logging.getLogger(__name__).info("Results on %s, in percent:\n%s", name, results_table(found))
-        write_results(Path(cfg.train.output_dir) / "results.json", {name: found})
-    return found
+    data = cfg.dataloader
+    test_set = EvaluationSet(
+        ", ".join(names), functools.partial(instantiate, data.test), functools.partial(instantiate, data.evaluator)
+    )
+    return evaluate_model(model, [test_set], output_dir=cfg.train.output_dir, precision=precision_of(cfg))

@@ -3,36 +3,17 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 from tqdm import tqdm
 
-from ..errors import UserError
-from .trainer import Trainer
+from ..errors import UserError, make_folder
 
 
-class TrainerWithProgress(Trainer):
-    """`Trainer` with progress bars on standard error; its figures go to `OUTPUT_DIR/metrics.json` as always."""
-
-    def __init__(self, cfg: CfgNode, *, title: str, reset_class_layers: bool = False) -> None:
-        """
-        Args:
-            cfg, reset_class_layers: as `Trainer` has them.
-            title: stands before the bar.
-        """
-        self.title = title
-        super().__init__(cfg, reset_class_layers=reset_class_layers)
-
-    def build_writers(self) -> list[EventWriter]:
-        output = Path(self.cfg.OUTPUT_DIR)
-        output.mkdir(parents=True, exist_ok=True)
-        return [ProgressBar(self.title, self.max_iter), JSONWriter(str(output / "metrics.json"))]
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        return tqdm(super().build_test_loader(cfg, dataset_name), desc="  evaluating", unit="image")
+def progress_writers(title: str, max_iter: int, output_dir: str) -> list[EventWriter]:
+    """A progress bar on standard error, and the figures in `metrics.json` as always."""
+    make_folder(Path(output_dir))
+    return [ProgressBar(title, max_iter), JSONWriter(str(Path(output_dir) / "metrics.json"))]
 
 
 class ProgressBar(EventWriter):

@@ -1,4 +1,4 @@
-"""What makes a resumed training the one that was killed: a hook that ties its randomness to seed and iteration, and
+"""What makes a resumed training equal to one that was not killed: randomness that follows from seed and iteration, and
 warnings of settings that the checkpoint overrules."""
 
 import logging
@@ -14,12 +14,8 @@ from ..data.seeding import Purpose, mix, seed_generators
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS_OWN = {
-    "initial_lr": "SOLVER.BASE_LR",
-    "momentum": "SOLVER.MOMENTUM",
-    "weight_decay": "SOLVER.WEIGHT_DECAY",
-}
-"""Setting of an optimizer that a resumed training takes from its checkpoint -> config key."""
+CHECKPOINTS_OWN = {"lr": "initial_lr", "momentum": "momentum", "weight_decay": "weight_decay"}
+"""Setting that a resumed training takes from its checkpoint -> its name in the optimizer's groups."""
 
 
 class Replay(HookBase):
@@ -30,11 +26,13 @@ class Replay(HookBase):
     in every checkpoint, and a resumed training goes on with that.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, key: str = "seed") -> None:
         """
         Args:
             seed: below 0 for a random one, the same in all processes.
+            key: what messages call it.
         """
+        self.key = key
         self.is_given = seed >= 0
         self.seed = seed if self.is_given else int(comm.shared_random_seed())
 
@@ -42,8 +40,8 @@ class Replay(HookBase):
         loader = self.trainer.data_loader
         if isinstance(loader, TrainLoader):
             loader.seed, loader.start = self.seed, self.trainer.start_iter
-            stepping: Any = getattr(self.trainer, "_trainer", self.trainer)  # which Detectron2's DefaultTrainer wraps
-            stepping.reset_data_loader(lambda: loader)
+            trainer: Any = self.trainer
+            trainer.reset_data_loader(lambda: loader)
 
     def before_step(self) -> None:
         seed_generators(mix(Purpose.STEP, self.seed, comm.get_rank(), self.trainer.iter))
@@ -54,7 +52,8 @@ class Replay(HookBase):
     def load_state_dict(self, state: dict[str, int]) -> None:
         if self.is_given and state["seed"] != self.seed:
             logger.warning(
-                "SEED %d is ignored: the checkpoint's training began with %d and goes on with it",
+                "%s %d is ignored: the checkpoint's training began with %d and goes on with it",
+                self.key,
                 self.seed,
                 state["seed"],
             )
@@ -62,27 +61,32 @@ class Replay(HookBase):
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> dict[str, list[float]]:
-    """Config key of `CHECKPOINTS_OWN` -> its value in each of the optimizer's groups of parameters."""
+    """Setting of `CHECKPOINTS_OWN` -> its value in each of the optimizer's groups of parameters."""
     groups = optimizer.param_groups
-    return {key: [group[name] for group in groups if name in group] for name, key in CHECKPOINTS_OWN.items()}
+    return {name: [group[own] for group in groups if own in group] for name, own in CHECKPOINTS_OWN.items()}
 
 
-def warn_of_ignored(given: Mapping[str, list[float]], resumed: Mapping[str, list[float]], checkpoint: str) -> None:
-    """Say which settings a checkpoint has overruled, and how to train with others.
+def warn_of_ignored(
+    given: Mapping[str, list[float]], resumed: Mapping[str, list[float]], checkpoint: str, keys: Mapping[str, str]
+) -> None:
+    """Warn of settings that a checkpoint has overruled, and say how to train with others.
 
     Args:
         given, resumed: `settings_of` an optimizer before and after the checkpoint was loaded.
         checkpoint: its file.
+        keys: config keys of the settings, of `weights` and of `output_dir`.
     """
-    for key, values in given.items():
-        differing = [pair for pair in zip(values, resumed[key], strict=False) if pair[0] != pair[1]]
+    for name, values in given.items():
+        differing = [pair for pair in zip(values, resumed[name], strict=False) if pair[0] != pair[1]]
         if differing:
             value, own = differing[0]
             logger.warning(
                 "%s %g is ignored: the checkpoint's training has %g and goes on with it. To train with another one, "
-                "start anew from its weights, without --resume: MODEL.WEIGHTS %s and another OUTPUT_DIR",
-                key,
+                "start anew from its weights, without --resume: %s %s and another %s",
+                keys[name],
                 value,
                 own,
+                keys["weights"],
                 checkpoint,
+                keys["output_dir"],
             )

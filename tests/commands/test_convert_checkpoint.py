@@ -39,13 +39,13 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def run(*arguments: object) -> None:
-    tool.main(tool.build_argument_parser().parse_intermixed_args([str(argument) for argument in arguments]))
+    tool.main([str(argument) for argument in arguments])
 
 
 def evaluate(*arguments: str) -> None:
     """On small pictures."""
     small = ("INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0")
-    train_net.run(train_net.build_argument_parser().parse_args([*arguments, *small]))
+    train_net.main([*arguments, *small])
 
 
 def commands() -> list[list[str]]:

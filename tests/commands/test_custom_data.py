@@ -46,12 +46,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 def run(name: str, arguments: list[str]) -> None:
     tool = load_tool(name)
-    if name == "train_net":
-        tool.run(tool.build_argument_parser().parse_args(arguments))
-    elif name == "analyze_assignment":
-        tool.main(tool.build_argument_parser().parse_args(arguments))
-    else:
-        tool.main(arguments)
+    tool.main(arguments)
 
 
 def test_the_commands_lead_from_a_folder_to_a_trained_and_evaluated_model(folder, capsys):

@@ -48,7 +48,7 @@ def run(detectron2_restored: None, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     def run(*arguments: str) -> Outcome:
         code: Any = 0
         try:
-            train_net.run(train_net.build_argument_parser().parse_args(arguments))
+            train_net.main(arguments)
         except SystemExit as stop:
             code = stop.code
         captured = capfd.readouterr()

@@ -165,7 +165,7 @@ def run_train_net(folder: Path, *arguments: str) -> None:
     write_output_to(folder)
     from fcos_rpn.commands import train_net
 
-    train_net.run(train_net.build_argument_parser().parse_args(arguments))
+    train_net.main(arguments)
 
 
 def test_train_net_under_torchrun_with_a_reference_number_of_processes(forked, tmp_path):  # noqa: F811

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from fcos_rpn import UserError
 from fcos_rpn.engine import lazy
-from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine.yaml import build_train_loader
 from fcos_rpn.model_zoo import get_config, get_config_file
 from tests.tiny import write_coco_folder
 
@@ -64,9 +64,13 @@ def test_config_files_that_fail_are_named(tmp_path, content, message):
         lazy.load(str(tmp_path / "gone.py"))
 
 
-def test_yaml_of_the_other_tool_is_sent_there():
-    with pytest.raises(UserError, match=r"belong to tools/train_net\.py"):
-        lazy.load(get_config_file("COCO-Detection/fcos_R_50_FPN_1x.yaml"))
+def test_lazy_configs_are_told_from_yaml_configs(tmp_path):
+    assert lazy.is_lazy("configs/mine.py")
+    assert not lazy.is_lazy(get_config_file("COCO-Detection/fcos_R_50_FPN_1x.yaml"))
+    saved = tmp_path / "config.yaml"  # as a training writes it
+    saved.write_text("dataloader:\n  a: 1\nlr_multiplier: 1\nmodel:\n  b: 2\noptimizer: 1\ntrain: {}\n")
+    assert lazy.is_lazy(str(saved))
+    assert not lazy.is_lazy(str(tmp_path / "missing.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_images_come_in_the_same_order_as_from_yaml(coco_folder, tmp_path, group
     yaml_cfg.DATASETS.TRAIN = tuple(cfg.dataloader.train.dataset.names)
     yaml_cfg.SOLVER.IMS_PER_BATCH = 2
     yaml_cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
-    loaders = instantiate(cfg.dataloader.train), Trainer.build_train_loader(yaml_cfg)
+    loaders = instantiate(cfg.dataloader.train), build_train_loader(yaml_cfg)
     found, expected = ([*itertools.islice(loader.places(), 9)] for loader in loaders)
     assert found == expected
 
@@ -134,7 +138,7 @@ def test_folders_to_train_on_without_one_to_test_on_mean_no_evaluation(coco_fold
     cfg.train.output_dir = str(tmp_path / "output")
     cfg.train.folders = {"train": [coco_folder], "test": []}
     lazy.use_folders(cfg)  # does not look for COCO
-    assert lazy.evaluate_model(cfg, torch.nn.Identity()) == {}
+    assert lazy.evaluate(cfg, torch.nn.Identity()) == {}
     with pytest.raises(UserError, match="--test IMAGES JSON"):
         lazy.use_folders(cfg, is_training=False)
     cfg.train.folders.test = [coco_folder, coco_folder]
@@ -143,11 +147,11 @@ def test_folders_to_train_on_without_one_to_test_on_mean_no_evaluation(coco_fold
 
 
 def test_batch_must_be_divisible_among_the_processes(monkeypatch):
-    monkeypatch.setattr("fcos_rpn.engine.lazy.comm.get_world_size", lambda: 3)
+    monkeypatch.setattr("fcos_rpn.engine.trainer.comm.get_world_size", lambda: 3)
     with pytest.raises(UserError, match=r"total_batch_size 16 cannot be divided among 3 processes"):
-        lazy.train(lazy.load(FILE))
+        lazy.build_trainer(lazy.load(FILE))
 
 
 def test_mixed_precision_on_the_cpu_is_refused():
-    with pytest.raises(UserError, match=r"train\.amp\.enabled=True needs a GPU"):
-        lazy.train(lazy.load(FILE, ["train.amp.enabled=True", "train.device=cpu"]))
+    with pytest.raises(UserError, match=r"train\.amp\.precision float16 needs a GPU"):
+        lazy.build_trainer(lazy.load(FILE, ["train.amp.enabled=True", "train.device=cpu"]))

@@ -4,9 +4,11 @@ import re
 import pytest
 
 from fcos_rpn import UserError
-from fcos_rpn.engine.progress import TrainerWithProgress, log_to, training_seconds
+from fcos_rpn.engine.progress import log_to, progress_writers, training_seconds
 from fcos_rpn.engine.setup import use_datasets
-from fcos_rpn.engine.trainer import TrainingDiverged
+from fcos_rpn.engine.divergence import TrainingDiverged
+from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine.yaml import build_trainer
 from tests.tiny import tiny_config, write_coco_folder
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
@@ -16,15 +18,16 @@ pytestmark = pytest.mark.usefixtures("detectron2_restored")
 def trainer(tmp_path):
     folder = write_coco_folder(tmp_path / "coco")
 
-    def trainer(**solver) -> TrainerWithProgress:
+    def trainer(**solver) -> Trainer:
         cfg = tiny_config("ProposalNetwork")
         cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(folder)]
         cfg.OUTPUT_DIR = str(tmp_path / "output")
         for name, value in solver.items():
             cfg.SOLVER[name] = value
         use_datasets(cfg)
-        trainer = TrainerWithProgress(cfg, title="tiny")
-        trainer.resume_or_load(resume=True)
+        writers = progress_writers("tiny", cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR)
+        trainer = build_trainer(cfg, writers=writers)
+        trainer.resume_or_load()
         return trainer
 
     return trainer

@@ -4,30 +4,25 @@ import random
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer, TrainerBase
+from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 
 from fcos_rpn.data.loader import ImageOrder, TrainLoader
 from fcos_rpn.engine.replay import Replay
 
 
-class Drawing(TrainerBase):
+class Drawing(SimpleTrainer):
     """Its steps keep their batch and what they draw."""
 
     def __init__(self, seed: int = 3) -> None:
-        super().__init__()
         records = [{"id": index} for index in range(10)]
         loader = TrainLoader(records, lambda record: record["id"], order=ImageOrder([False] * 10), batch_size=2)
-        self._trainer = SimpleTrainer(torch.nn.Linear(1, 1), loader, None)
+        super().__init__(torch.nn.Linear(1, 1), loader, torch.optim.SGD([torch.zeros(1)], lr=1.0))
         self.steps: list[tuple] = []
         self.register_hooks([Replay(seed)])
 
-    @property
-    def data_loader(self):
-        return self._trainer.data_loader
-
     def run_step(self) -> None:
-        batch = next(self._trainer._data_loader_iter)
+        batch = next(self._data_loader_iter)
         self.steps.append((batch, random.random(), np.random.rand(), torch.rand(()).item()))
 
 
@@ -67,7 +62,7 @@ def test_a_drawn_seed_is_saved_and_taken_up(monkeypatch):
 
     monkeypatch.setattr(comm, "shared_random_seed", lambda: 78)
     resumed = Drawing(seed=-1)
-    resumed.load_state_dict({"iteration": 1, "hooks": {"Replay": {"seed": 77}}})
+    resumed.load_state_dict({**resumed.state_dict(), "iteration": 1, "hooks": {"Replay": {"seed": 77}}})
     resumed.train(2, 4)
     assert resumed.steps == saved.steps[2:] != steps(2, 4, seed=-1)
 
@@ -85,6 +80,6 @@ def test_the_checkpoints_seed_counts(caplog, seed, is_warned):
 
 def test_other_loaders_are_left_alone():
     trainer = Drawing()
-    trainer._trainer.data_loader = [["a"], ["b"]]
+    trainer.data_loader = [["a"], ["b"]]
     trainer.train(1, 3)
     assert [step[0] for step in trainer.steps] == [["a"], ["b"]]

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from fcos_rpn import UserError
 from fcos_rpn.config import PARTS
 from fcos_rpn.engine.setup import require_device, use_datasets
-from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine.yaml import build_model
 from tests.tiny import tiny_config, write_coco_folder
 from tests.traps import Trap
 
@@ -138,4 +138,4 @@ def test_parts_that_nobody_registered_are_named(key):
     group, name = key.rsplit(".", 1)
     setattr(operator.attrgetter(group)(cfg), name, "Mine")
     with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
-        Trainer.build_model(cfg)
+        build_model(cfg)

@@ -11,7 +11,9 @@ from detectron2.modeling import build_model
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.engine.setup import use_datasets
-from fcos_rpn.engine.trainer import Trainer, TrainingDiverged, evaluate, with_test_time_augmentation
+from fcos_rpn.engine.divergence import TrainingDiverged
+from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine.yaml import build_optimizer, build_trainer, evaluate_weights, with_test_time_augmentation
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -42,8 +44,8 @@ def config(tmp_path, coco_folder):
 
 @pytest.fixture
 def train_loop_log(caplog):
-    """What Detectron2's training loop logs, tracebacks included."""
-    logger = logging.getLogger("detectron2.engine.train_loop")
+    """What the training loop logs, tracebacks included."""
+    logger = logging.getLogger("fcos_rpn.engine.trainer")
     caplog.set_level(logging.INFO, logger.name)
     logger.addHandler(caplog.handler)
     yield caplog
@@ -51,8 +53,8 @@ def train_loop_log(caplog):
 
 
 def train(cfg: CfgNode, *, resume: bool = False) -> Trainer:
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=resume)
+    trainer = build_trainer(cfg)
+    trainer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     trainer.train()
     return trainer
 
@@ -89,7 +91,7 @@ def test_training_ends_with_weights_and_results(config, meta_architecture, propo
     assert detections.exists() == ("bbox" in sections)
     files = [path.rename(f"{path}.before") for path in (output / "results.json", detections) if path.exists()]
     cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
-    evaluate(cfg)
+    evaluate_weights(cfg)
     for before in files:
         assert json.loads(before.with_suffix("").read_text()) == json.loads(before.read_text()) != []
 
@@ -97,14 +99,14 @@ def test_training_ends_with_weights_and_results(config, meta_architecture, propo
 def test_evaluation_needs_all_weights(config):
     cfg = config()
     with pytest.raises(UserError, match="evaluation needs weights"):
-        evaluate(cfg)
+        evaluate_weights(cfg)
 
 
 def test_evaluation_can_take_the_last_checkpoint(config):
     cfg = config()
     Path(cfg.OUTPUT_DIR).mkdir()
     FCOSCheckpointer(build_model(cfg), cfg.OUTPUT_DIR).save("model_0000001")
-    results = evaluate(cfg, resume=True)
+    results = evaluate_weights(cfg, resume=True)
     assert results.keys() == AP_SECTIONS | AR_SECTIONS
 
 
@@ -119,7 +121,7 @@ def with_random_weights(cfg: CfgNode) -> CfgNode:
 def test_evaluation_with_test_time_augmentation(config, meta_architecture):
     cfg = with_random_weights(config(meta_architecture))
     cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = True, (32, 64)
-    results = evaluate(cfg, resume=True)
+    results = evaluate_weights(cfg, resume=True)
     assert results.keys() == AP_SECTIONS | AR_SECTIONS | {f"{section}_TTA" for section in AP_SECTIONS}
     (of_file,) = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text()).values()
     assert of_file.keys() == results.keys()
@@ -137,11 +139,11 @@ def test_test_time_augmentation_resizes_the_picture_itself(config):
         )
 
     assert cfg.INPUT.MIN_SIZE_TEST == 64
-    evaluate(cfg, resume=True)
+    evaluate_weights(cfg, resume=True)
     of_64 = detections("")
     cfg.INPUT.MIN_SIZE_TEST = 32
     cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.FLIP = True, (64,), False
-    evaluate(cfg, resume=True)
+    evaluate_weights(cfg, resume=True)
     assert detections("").shape != of_64.shape
     # Detections of nearly the same score may stand the other way round.
     distances = torch.cdist(detections("TTA"), of_64, compute_mode="donot_use_mm_for_euclid_dist")
@@ -168,7 +170,7 @@ def test_resume_goes_on_where_the_training_stopped(config):
     schedule = {"BASE_LR": 0.01, "STEPS": (1,), "GAMMA": 0.5}
     first = train(config(MAX_ITER=2, **schedule))
     cfg = config(MAX_ITER=4, **schedule)
-    second = Trainer(cfg)
+    second = build_trainer(cfg)
     second.resume_or_load(resume=True)
 
     assert second.start_iter == 2
@@ -198,13 +200,13 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(
         cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
         cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
     torch.manual_seed(0)  # of the random weights
-    Trainer(cfg).train()
+    build_trainer(cfg).train()
     undisturbed = torch.load(Path(cfg.OUTPUT_DIR, "model_final.pth"))
 
     cfg.OUTPUT_DIR = str(tmp_path / "killed")
     cfg.DATALOADER.NUM_WORKERS = 1
     torch.manual_seed(0)
-    killed = Trainer(cfg)
+    killed = build_trainer(cfg)
     run_step = killed.run_step
 
     def step_or_die() -> None:
@@ -216,7 +218,7 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     cfg.DATALOADER.NUM_WORKERS = 0
-    resumed = Trainer(cfg)  # of other random weights
+    resumed = build_trainer(cfg)  # of other random weights
     resumed.resume_or_load(resume=True)
     assert resumed.start_iter == 2
     resumed.train()
@@ -225,7 +227,7 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(
     weights, others = final["model"], undisturbed["model"]
     assert weights.keys() == others.keys()
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
-    momenta, others = (content["trainer"]["_trainer"]["optimizer"]["state"] for content in (final, undisturbed))
+    momenta, others = (content["trainer"]["optimizer"]["state"] for content in (final, undisturbed))
     assert len(momenta) == len(others) > 0
     assert all(torch.equal(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"]) for i in others)
 
@@ -256,7 +258,7 @@ def test_without_a_seed_one_is_drawn_and_taken_up(config):
 
 def test_without_resume_an_old_output_is_not_taken_up(config):
     train(config())
-    trainer = Trainer(config())
+    trainer = build_trainer(config())
     trainer.resume_or_load(resume=False)
     assert trainer.start_iter == 0
 
@@ -275,7 +277,7 @@ def test_divergence_says_when_and_what_to_do(config, train_loop_log, meta_archit
     assert "There is no checkpoint yet" in message
     for advice in ("BASE_LR", "WARMUP_ITERS", "CLIP_GRADIENTS"):
         assert advice in message
-    assert "Starting training" in train_loop_log.text
+    assert "Training from iteration 0 to 4" in train_loop_log.text
     assert "Traceback" not in train_loop_log.text
 
 
@@ -293,7 +295,7 @@ def spoil_steps(trainer: Trainer, iterations: set[int]) -> None:
 def test_divergence_names_the_last_good_checkpoint(config):
     cfg = config(MAX_ITER=4, CHECKPOINT_PERIOD=1)
     cfg.DATASETS.TEST = ()
-    trainer = Trainer(cfg)
+    trainer = build_trainer(cfg)
     spoil_steps(trainer, {2})
     with pytest.raises(TrainingDiverged, match=r"at iteration 2, .*: loss_fcos_loc is inf\n") as error:
         trainer.train()
@@ -304,7 +306,7 @@ def test_steps_can_be_skipped_and_are_counted(config):
     cfg = config(MAX_ITER=5, SKIP_NONFINITE_LOSSES=1, CHECKPOINT_PERIOD=1)
     cfg.DATASETS.TEST = ()
     cfg.MODEL.TORCHVISION.NORM = "BN"
-    trainer = Trainer(cfg)
+    trainer = build_trainer(cfg)
     spoil_steps(trainer, {1, 3})
     trainer.train()
     weights = [torch.load(Path(cfg.OUTPUT_DIR, f"model_{number:07d}.pth"))["model"] for number in range(5)]
@@ -328,7 +330,7 @@ def test_settings_that_the_checkpoint_overrules_are_said(config, caplog):
     resumed = train(config(BASE_LR=0.01, WEIGHT_DECAY=0.5, MAX_ITER=3), resume=True)
     logging.getLogger("fcos_rpn.engine.replay").removeHandler(caplog.handler)
     assert resumed.optimizer.param_groups[0]["initial_lr"] == 0.02
-    last = Path(resumed.cfg.OUTPUT_DIR, "model_final.pth")
+    last = Path(resumed.output_dir, "model_final.pth")
     messages = [*dict.fromkeys(record.getMessage() for record in caplog.records if "ignored" in record.getMessage())]
     assert messages == [
         f"SOLVER.{key} {given:g} is ignored: the checkpoint's training has {own:g} and goes on with it. To train with "
@@ -348,7 +350,7 @@ def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, mo
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    trainer = Trainer(config())
+    trainer = build_trainer(config())
     monkeypatch.setattr(trainer.model, "forward", fail)
     with pytest.raises(ZeroDivisionError):
         trainer.train()
@@ -360,7 +362,7 @@ def test_batches_without_boxes_train(config, tmp_path, meta_architecture):
     empty = write_coco_folder(tmp_path / "empty", boxes_per_image=0)
     cfg = config(meta_architecture, empty)
     cfg.DATASETS.TEST = ()
-    trainer = Trainer(cfg)
+    trainer = build_trainer(cfg)
     losses = []
     forward = trainer.model.forward
     trainer.model.forward = lambda batch: losses.append(forward(batch)) or losses[-1]
@@ -374,11 +376,51 @@ def test_batches_without_boxes_train(config, tmp_path, meta_architecture):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_mixed_precision_on_the_cpu_is_refused(config):
+def test_float16_on_the_cpu_is_refused(config):
     cfg = config()
     cfg.SOLVER.AMP.ENABLED = True
-    with pytest.raises(UserError, match=r"SOLVER\.AMP\.ENABLED True needs a GPU"):
-        Trainer(cfg)
+    with pytest.raises(UserError, match=r"SOLVER\.AMP\.PRECISION float16 needs a GPU"):
+        build_trainer(cfg)
+    cfg.SOLVER.AMP.PRECISION = "float8"
+    with pytest.raises(UserError, match="must be 'float16' or 'bfloat16'"):
+        build_trainer(cfg)
+
+
+@pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
+def test_bfloat16_trains_evaluates_and_resumes_on_the_cpu(config, meta_architecture):
+    cfg = config(meta_architecture, MAX_ITER=3, CHECKPOINT_PERIOD=2, BASE_LR=0.01)
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.PRECISION, cfg.SEED = True, "bfloat16", 1
+    seen: list[torch.dtype] = []
+    torch.manual_seed(0)  # of the random weights
+    trainer = build_trainer(cfg)
+    convolution = next(module for module in trainer.model.backbone.modules() if isinstance(module, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    trainer.train()
+    assert set(seen) == {torch.bfloat16}
+    assert all(weight.dtype == torch.float32 for weight in trainer.raw_model.parameters())
+    Path(cfg.OUTPUT_DIR, "last_checkpoint").write_text("model_0000001.pth")
+    resumed = train(cfg, resume=True)
+    assert resumed.start_iter == 2
+    weights = resumed.raw_model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in trainer.raw_model.state_dict().items())
+
+
+def test_a_checkpoint_of_detectron2s_default_trainer_is_resumed(config):
+    first = train(config(MAX_ITER=1))
+    file = Path(first.output_dir, "model_final.pth")
+    content = torch.load(file)
+    state = content["trainer"]
+    content["trainer"] = {
+        "iteration": state["iteration"],
+        "hooks": state["hooks"],
+        "_trainer": {"iteration": 0, "optimizer": state["optimizer"]},
+    }
+    torch.save(content, file)
+    resumed = build_trainer(config(MAX_ITER=2))
+    resumed.resume_or_load()
+    assert resumed.start_iter == 1
+    momenta, loaded = (trainer.optimizer.state_dict()["state"] for trainer in (first, resumed))
+    assert all(torch.equal(momenta[i]["momentum_buffer"], loaded[i]["momentum_buffer"]) for i in momenta)
 
 
 def test_batch_must_be_divisible_among_the_processes(monkeypatch):
@@ -386,7 +428,7 @@ def test_batch_must_be_divisible_among_the_processes(monkeypatch):
     cfg.SOLVER.IMS_PER_BATCH = 5
     monkeypatch.setattr("fcos_rpn.engine.trainer.comm.get_world_size", lambda: 2)
     with pytest.raises(UserError, match="IMS_PER_BATCH 5 cannot be divided among 2 processes"):
-        Trainer(cfg)
+        build_trainer(cfg)
 
 
 def clip_by(kind: str) -> CfgNode:
@@ -408,7 +450,7 @@ def clip_by(kind: str) -> CfgNode:
 )
 def test_gradients_are_clipped(kind, expected):
     model = torch.nn.Linear(1, 1)
-    optimizer = Trainer.build_optimizer(clip_by(kind), model)
+    optimizer = build_optimizer(clip_by(kind), model)
     with torch.no_grad():
         model.weight.zero_()
         model.bias.zero_()
@@ -419,7 +461,7 @@ def test_gradients_are_clipped(kind, expected):
 
 def test_an_unknown_way_of_clipping_is_named():
     with pytest.raises(UserError, match=r"CLIP_TYPE must be one of 'value', 'norm', 'full_model', not 'all'"):
-        Trainer.build_optimizer(clip_by("all"), torch.nn.Linear(1, 1))
+        build_optimizer(clip_by("all"), torch.nn.Linear(1, 1))
 
 
 def test_batches_for_a_reference_number_of_processes(config):
@@ -427,8 +469,10 @@ def test_batches_for_a_reference_number_of_processes(config):
     with pytest.raises(
         UserError, match=r"IMS_PER_BATCH 4 cannot be divided among the SOLVER.REFERENCE_WORLD_SIZE of 3"
     ):
-        Trainer(cfg)
+        build_trainer(cfg)
     # 6 images for 3 processes are 2 for the one that there is, at a third of the rate and three times the iterations.
-    scaled = Trainer(config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=6, BASE_LR=0.03, MAX_ITER=2)).cfg.SOLVER
-    assert (scaled.IMS_PER_BATCH, scaled.MAX_ITER) == (2, 6)
-    assert pytest.approx(0.01) == scaled.BASE_LR
+    scaled = build_trainer(
+        config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=6, BASE_LR=0.03, MAX_ITER=2, WARMUP_ITERS=0)
+    )
+    assert (scaled.data_loader.batch_size, scaled.max_iter) == (2, 6)
+    assert scaled.optimizer.param_groups[0]["initial_lr"] == pytest.approx(0.01)

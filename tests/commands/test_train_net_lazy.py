@@ -1,4 +1,4 @@
-"""tools/lazyconfig_train_net.py as a user runs it, within this process."""
+"""`fcos-rpn train` with a LazyConfig, within this process."""
 
 import json
 import os
@@ -64,11 +64,7 @@ def run(folder, detectron2_restored, monkeypatch, capfd) -> Run:
         flags = ["--train", *data, "--test", *data] if with_data else []
         code: Any = 0
         try:
-            tool.run(
-                tool.build_argument_parser().parse_args(
-                    ["--config-file", str(config), "--num-gpus", "0", *flags, *arguments]
-                )
-            )
+            tool.main(["--config-file", str(config), "--num-gpus", "0", *flags, *arguments])
         except SystemExit as stop:
             code = stop.code
         captured = capfd.readouterr()
@@ -101,7 +97,7 @@ def test_training_evaluation_and_resuming(run, tmp_path):
     shutil.copytree(first, third)
     resumed = run("--resume", f"train.output_dir={third}", "train.max_iter=3")
     assert resumed.status == 0, resumed.message
-    assert "Starting training from iteration 2" in resumed.output
+    assert "Training from iteration 2" in resumed.output
     assert torch.load(third / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
@@ -114,7 +110,7 @@ def test_a_resumed_training_ends_with_the_weights_of_one_that_nothing_disturbed(
     shutil.copy(whole / "model_0000001.pth", resumed)
     (resumed / "last_checkpoint").write_text("model_0000001.pth")
     outcome = run("--resume", *options, f"train.output_dir={resumed}")
-    assert "Starting training from iteration 2" in outcome.output
+    assert "Training from iteration 2" in outcome.output
     expected, found = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, resumed))
     for key, value in expected["model"].items():
         assert torch.equal(found["model"][key], value), key
@@ -150,7 +146,7 @@ def test_interrupted_training_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool.lazy, "train", interrupt)
+    monkeypatch.setattr(tool.lazy, "build_trainer", interrupt)
     outcome = run(f"train.output_dir={tmp_path}")
     assert outcome.status == 1
     assert "--resume" in outcome.message
