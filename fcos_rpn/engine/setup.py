@@ -42,7 +42,16 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
                 misfit = short_repr(pair)
                 raise UserError(f"DATASETS.{key} must be a list of [images, json], so {misfit} does not fit in")
     train, test = (
-        tuple(register_coco_folder(images, json, output_dir=cfg.OUTPUT_DIR) for images, json in folders)
+        tuple(
+            register_coco_folder(
+                images,
+                json,
+                output_dir=cfg.OUTPUT_DIR,
+                with_masks=cfg.MODEL.MASK_ON,
+                with_keypoints=cfg.MODEL.KEYPOINT_ON,
+            )
+            for images, json in folders
+        )
         for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
     )
     if train or test:
