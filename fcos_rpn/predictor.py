@@ -36,6 +36,7 @@ from .modeling.find import find_fcos
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
 from .modeling.optimize import optimize_for_inference
+from .modeling.postprocess import FCOSPostProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
 
 
 class DensePredictions(NamedTuple):
-    """What FCOS sees in a picture, before any selection: the arguments of `visualization.draw_centerness`."""
+    """What FCOS predicts in a picture before any selection: the arguments of `visualization.draw_centerness`."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB: the picture in the size in which the network gets it."""
@@ -90,6 +91,8 @@ class DensePredictions(NamedTuple):
     """Of this one image (N = 1)."""
     locations: Locations
     """In pixels of `image`."""
+    postprocessor: FCOSPostProcessor
+    """The model's."""
 
 
 class Predictor:
@@ -183,11 +186,11 @@ class Predictor:
         Raises:
             UserError: if the picture cannot be read, or the model has no FCOS.
         """
-        core = self.require_fcos()
+        core, postprocessor = self.require_fcos()
         x = self.prepare(picture)
         predictions, locations = core(self.model.backbone(preprocess(self.model, [x]).tensor))
         image = convert_image_to_rgb(x["image"].permute(1, 2, 0), self._format)
-        return DensePredictions(image.clip(0, 255).astype(np.uint8), predictions, locations)
+        return DensePredictions(image.clip(0, 255).astype(np.uint8), predictions, locations, postprocessor)
 
     def prepare(self, picture: Picture) -> dict[str, Any]:
         """Detectron2's input: `image` (channels, height, width), resized and in the order of channels that the network
@@ -222,8 +225,8 @@ class Predictor:
                 "proposal generator, such as COCO-Detection/faster_rcnn_fcos_rpn_R_50_FPN_1x.yaml"
             )
 
-    def require_fcos(self) -> FCOSCore:
-        """Return the model's FCOSCore.
+    def require_fcos(self) -> tuple[FCOSCore, FCOSPostProcessor]:
+        """Return what predicts and what selects in the model, in either role.
 
         Raises:
             UserError: if the model has none.
@@ -234,7 +237,7 @@ class Predictor:
                 f"{self._meta_architecture} has no FCOS that could show its centerness: take META_ARCHITECTURE FCOS or "
                 "PROPOSAL_GENERATOR.NAME FCOSRPN"
             )
-        return parts[0]
+        return parts
 
 
 def _num_classes(cfg: CfgNode) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_setup, default_writers
+from detectron2.engine import default_setup
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -28,7 +28,7 @@ from ..errors import UserError, make_folder
 from ..model_zoo import find_config
 from ..modeling.find import find_fcos
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
-from .setup import require_device
+from .setup import require_device, training_log_writers
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
 
 GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -271,7 +271,7 @@ def parts_of(cfg: DictConfig) -> dict[str, Any]:
         "eval_period": options.eval_period,
         "checkpoint_period": options.checkpointer.period,
         "checkpoints_kept": options.checkpointer.get("max_to_keep"),
-        "writers": default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else (),
+        "writers": training_log_writers(options.output_dir, options.max_iter) if comm.is_main_process() else (),
         "log_period": options.log_period,
         "seed": options.get("seed", -1),
         "precision": precision,

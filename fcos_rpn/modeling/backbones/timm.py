@@ -78,7 +78,8 @@ class TimmBackbone(Backbone):
         self.body = _freeze_timm_norms(network) if norm == "FrozenBN" else network
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> maps (N, channels, H / stride, W / stride) by name."""
+        """(N, 3, H, W), or (N, 1, H, W) in gray -> maps (N, channels, H / stride, W / stride) by name."""
+        images = images.expand(-1, 3, -1, -1)
         maps = self.body.forward_intermediates(images, indices=self.indices, output_fmt="NCHW", intermediates_only=True)
         return dict(zip(self._out_features, maps, strict=True))
 

@@ -65,8 +65,8 @@ class TorchvisionBackbone(Backbone):
         self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(body) if norm == "FrozenBN" else body
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> maps (N, channels, H / stride, W / stride) by name."""
-        return self.body(images)
+        """(N, 3, H, W), or (N, 1, H, W) in gray -> maps (N, channels, H / stride, W / stride) by name."""
+        return self.body(images.expand(-1, 3, -1, -1))
 
 
 def _probe(name: str, network: nn.Module) -> list[_Map]:
