@@ -58,10 +58,9 @@ def commands(text: str) -> Iterator[tuple[ModuleType, list[str]]]:
 
 def is_understood(module: ModuleType, arguments: list[str]) -> bool:
     parser = module.build_argument_parser()
+    parse = parser.parse_intermixed_args if module.__name__.endswith("convert_checkpoint") else parser.parse_args
     try:
-        parser.parse_intermixed_args(arguments) if module.__name__.endswith(
-            "convert_checkpoint"
-        ) else parser.parse_args(arguments)
+        parse(arguments)
     except SystemExit as stop:
         return stop.code == 0  # of --help
     return True
