@@ -19,16 +19,29 @@ def install_hint(extra: str) -> str:
     return f"pip install '.[{extra}]' in the checkout of fcos_rpn"
 
 
-def require_one_of(key: str, value: str, choices: Collection[str]) -> None:
-    """
+class ArgumentError(UserError):
+    """Says which argument is wrong, by the name that the function that takes it has for it."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        """The message is both in one sentence, such as `norm` and `must be one of "GN", "BN", not "LN"`."""
+        super().__init__(argument, problem)
+        self.argument = argument
+
+    def __str__(self) -> str:
+        return " ".join(self.args)
+
+
+def require_one_of(argument: str, value: str, choices: Collection[str]) -> None:
+    """Require a value to be one of the choices.
+
     Args:
-        key: the config key that the value comes from, in full.
+        argument: what the caller calls the value: the name of an argument, or of an option or a key.
 
     Raises:
-        UserError: if the value is none of the choices.
+        ArgumentError: if it is none of them.
     """
     if value not in choices:
-        raise UserError(f"{key} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise ArgumentError(argument, f"must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 def make_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from .analysis.origins import fcos_of, preprocess
+from .analysis.origins import preprocess
 from .checkpoint import FCOSCheckpointer, read_class_names
 from .config import read_config
 from .data.pictures import pixels_of
@@ -32,9 +32,11 @@ from .engine.setup import require_device, set_num_classes
 from .errors import UserError
 from .model_zoo import find_config
 from .modeling.core import FCOSCore
+from .modeling.find import find_fcos
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
 from .modeling.optimize import optimize_for_inference
+from .modeling.postprocess import FCOSPostProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
 
 
 class DensePredictions(NamedTuple):
-    """What FCOS sees in a picture, before any selection: the arguments of `visualization.draw_centerness`."""
+    """What FCOS predicts in a picture before any selection: the arguments of `visualization.draw_centerness`."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB: the picture in the size in which the network gets it."""
@@ -89,6 +91,8 @@ class DensePredictions(NamedTuple):
     """Of this one image (N = 1)."""
     locations: Locations
     """In pixels of `image`."""
+    postprocessor: FCOSPostProcessor
+    """The model's."""
 
 
 class Predictor:
@@ -125,8 +129,9 @@ class Predictor:
         numbered = [f"class {label}" for label in range(_num_classes(cfg))]
         self.class_names = numbered if names is None else names
         """One for each label; `class 3` where nothing tells them."""
-        self.model: Any = optimize_for_inference(yaml.build_model(cfg).eval())
-        FCOSCheckpointer(self.model, require_all=True, class_names=class_names).load(cfg.MODEL.WEIGHTS)
+        model = yaml.build_model(cfg)
+        FCOSCheckpointer(model, require_all=True, class_names=class_names).load(cfg.MODEL.WEIGHTS)
+        self.model: Any = optimize_for_inference(model)
         self._meta_architecture = cfg.MODEL.META_ARCHITECTURE
         self._format = cfg.INPUT.FORMAT
         self._resize = AugmentationList(build_augmentation(cfg, is_train=False))
@@ -181,11 +186,11 @@ class Predictor:
         Raises:
             UserError: if the picture cannot be read, or the model has no FCOS.
         """
-        core = self.require_fcos()
+        core, postprocessor = self.require_fcos()
         x = self.prepare(picture)
         predictions, locations = core(self.model.backbone(preprocess(self.model, [x]).tensor))
         image = convert_image_to_rgb(x["image"].permute(1, 2, 0), self._format)
-        return DensePredictions(image.clip(0, 255).astype(np.uint8), predictions, locations)
+        return DensePredictions(image.clip(0, 255).astype(np.uint8), predictions, locations, postprocessor)
 
     def prepare(self, picture: Picture) -> dict[str, Any]:
         """Detectron2's input: `image` (channels, height, width), resized and in the order of channels that the network
@@ -220,19 +225,19 @@ class Predictor:
                 "proposal generator, such as COCO-Detection/faster_rcnn_fcos_rpn_R_50_FPN_1x.yaml"
             )
 
-    def require_fcos(self) -> FCOSCore:
-        """That of the model, in either role.
+    def require_fcos(self) -> tuple[FCOSCore, FCOSPostProcessor]:
+        """Return what predicts and what selects in the model, in either role.
 
         Raises:
             UserError: if the model has none.
         """
-        parts = fcos_of(self.model)
+        parts = find_fcos(self.model)
         if parts is None:
             raise UserError(
                 f"{self._meta_architecture} has no FCOS that could show its centerness: take META_ARCHITECTURE FCOS or "
                 "PROPOSAL_GENERATOR.NAME FCOSRPN"
             )
-        return parts[0]
+        return parts
 
 
 def _num_classes(cfg: CfgNode) -> int:

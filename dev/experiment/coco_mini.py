@@ -1,8 +1,8 @@
-"""coco_mini320: 1,921 photographs of COCO val2017 at a long side of 320 pixels, for experiments on small machines.
+"""Build coco_mini320: 1,921 photographs of COCO val2017 with a long side of 320 pixels, for small machines.
 
-They are those whose license allows adaptation, in a fixed order of which the first 1,571 train and the others test.
-`coco_mini320.json` lists their image ids, so that anyone who has COCO can build the set. Two in five boxes are persons;
-the same images with their persons alone are the set that minutes of training suffice for.
+Their license allows adaptation. The first 1,571, in a fixed order, are for training, the others for testing.
+`coco_mini320.json` lists their image ids, so anyone who has COCO can build the set. Two in five boxes are persons; the
+same images with their persons alone are a set that can be learned in minutes.
 """
 
 import json
@@ -52,7 +52,7 @@ def build_coco_mini(images: Path, annotations: Path, folder: Path) -> None:
 
 
 def select(coco: dict[str, Any], image_ids: list[int], file: Path) -> dict[str, Any]:
-    """The part of a COCO dictionary that belongs to some of its images, in their order.
+    """Keep the part of a COCO dictionary that belongs to some of its images, in their order.
 
     Raises:
         UserError: if `coco`, which was read from `file`, lacks one of them.
@@ -76,7 +76,7 @@ def select(coco: dict[str, Any], image_ids: list[int], file: Path) -> dict[str, 
 
 
 def only(coco: dict[str, Any], name: str) -> dict[str, Any]:
-    """All images of a COCO dictionary, and of its annotations those of the category of a name."""
+    """Keep the annotations of one category, and all images."""
     categories = [category for category in coco["categories"] if category["name"] == name]
     ids = {category["id"] for category in categories}
     annotations = [annotation for annotation in coco["annotations"] if annotation["category_id"] in ids]
@@ -84,7 +84,7 @@ def only(coco: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def shrink(coco: dict[str, Any], long_side: int) -> dict[str, Any]:
-    """Images and boxes at another size; masks and keypoints stay behind.
+    """Resize images and boxes; drop masks and keypoints.
 
     Args:
         coco: a COCO dictionary.

@@ -132,7 +132,7 @@ def draw_pictures(output: Path, one_stage: Run, two_stage: Run, *, num_images: i
             "assignment": draw_assignment(
                 image, locations, detector.core.assigner(locations, [gt.to(locations.points.device)]), gt
             ),
-            "centerness": draw_centerness(image, predictions, locations),
+            "centerness": draw_centerness(image, predictions, locations, detector.postprocessor),
         }
         for title, picture in pictures.items():
             Image.fromarray(picture).save(output / f"image{number}_{title}.png")

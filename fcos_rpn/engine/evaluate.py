@@ -66,7 +66,8 @@ def evaluate_model(
             tasks = results.setdefault(test_set.name, {})
             tasks.update({f"{task}{test_set.suffix}": figures for task, figures in found.items()})
     for name, tasks in results.items():
-        logger.info("Results on %s, in percent:\n%s", name, results_table(tasks))
+        if tasks:
+            logger.info("Results on %s, in percent:\n%s", name, results_table(tasks))
     if comm.is_main_process():
         write_results(Path(output_dir) / "results.json", results)
     return next(iter(results.values())) if len(results) == 1 else results

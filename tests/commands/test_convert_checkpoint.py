@@ -67,7 +67,7 @@ def test_the_commands_of_the_documentation_run(folder):
                 torch.save({"model": build_model(tiny_config()).state_dict()}, args.input)
             elif not args.input.exists():
                 torch.save(randomized(MAKERS[args.source]()), args.input)
-            tool.main(args)
+            tool.main(arguments)
             written |= {str(args.output), str(args.write_config)}
         else:
             given = dict(itertools.pairwise(arguments))
