@@ -48,6 +48,7 @@ MODELING = {
     "rcnn": 3,
     "meta_arch": 4,
     "proposal_generator": 4,
+    "find": 5,
     "tta": 5,
 }
 """The same for the modules of `modeling`. A new module gets its floor here."""

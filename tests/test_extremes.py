@@ -131,7 +131,7 @@ def test_an_image_of_24_megapixels():
             strides=strides,
             head=FCOSHead(in_channels=4, strides=strides, num_classes=2, num_convs=1, norm=""),
             assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0, 128.0, 256.0, 512.0]),
-            losses=FCOSLosses(),
+            loss_functions=FCOSLosses(),
         ),
         postprocessor=FCOSPostProcessor(score_thresh=0.0, pre_nms_topk=50, nms_thresh=0.6, post_nms_topk=100),
         pixel_mean=(128.0, 128.0, 128.0),

@@ -75,7 +75,7 @@ def test_models_are_the_same(pair):
     found, expected = settings(other), settings(one)
     assert found == expected
     assert any(key.endswith("core.assigner") for key in expected)
-    assert any(key.endswith("core.criterion") for key in expected)
+    assert any(key.endswith("core.loss_functions") for key in expected)
     assert any(key.endswith("postprocessor") for key in expected)
 
 
@@ -190,7 +190,7 @@ def test_what_follows_from_a_value_follows_when_it_changes(centerness, predicts_
         role.core.head.centerness = centerness
         role.core.head.num_classes = 7
         assert role.core.assigner.num_classes == 7
-        assert role.core.losses.predicts_iou is predicts_iou
+        assert role.core.loss_functions.predicts_iou is predicts_iou
         selections = [role[key] for key in role if key.endswith("postprocessor")]
         assert selections
         assert all(selection.computes_centerness is computes for selection in selections)

@@ -6,7 +6,6 @@ same images with their persons alone are a set that can be learned in minutes.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fcos_rpn.data.coco.annotations import load_annotations
-from fcos_rpn.errors import UserError
-from fcos_rpn.evaluation import write_results
+from fcos_rpn.errors import UserError, write_whole
 
 LONG_SIDE = 320
 JPEG_QUALITY = 90
@@ -46,8 +44,9 @@ def build_coco_mini(images: Path, annotations: Path, folder: Path) -> None:
             if not file.exists():
                 _write_shrunk(images / image["file_name"], file, (image["width"], image["height"]))
         for split, content in splits.items():
-            write_results(folder / f"instances_{split}.json", content)
-            write_results(folder / f"persons_{split}.json", only(content, "person"))
+            for kind, part in (("instances", content), ("persons", only(content, "person"))):
+                with write_whole(folder / f"{kind}_{split}.json") as stream:
+                    stream.write(json.dumps(part).encode())
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error}); make room there or name another folder") from error
 
@@ -116,6 +115,5 @@ def _write_shrunk(source: Path, target: Path, size: tuple[int, int]) -> None:
             small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     except (OSError, SyntaxError) as error:
         raise UserError(f"{source}: cannot be read as an image ({error}); copy it again") from error
-    unfinished = target.with_suffix(".tmp")
-    small.save(unfinished, format="JPEG", quality=JPEG_QUALITY)
-    os.replace(unfinished, target)
+    with write_whole(target) as file:
+        small.save(file, format="JPEG", quality=JPEG_QUALITY)

@@ -5,9 +5,9 @@ Shapes: N images, M boxes of all images together.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
@@ -79,11 +79,19 @@ def read_boxes(json_file: str | Path) -> Annotations:
         UserError: the json cannot be read or is wrong, or holds no boxes but crowd regions.
     """
     content = load_annotations(Path(json_file)).content
+    if all(annotation["iscrowd"] for annotation in content.get("annotations", ())):
+        raise UserError(f"{json_file}: no boxes to analyze; 'annotations' is empty or holds crowd regions only")
+    return boxes_of(content)
+
+
+def boxes_of(content: Mapping[str, Any]) -> Annotations:
+    """
+    Args:
+        content: see `CheckedAnnotations`; has a box that is no crowd region.
+    """
     index_of = {image["id"]: index for index, image in enumerate(content["images"])}
     class_of = {id_: label for label, id_ in enumerate(sorted(category["id"] for category in content["categories"]))}
     kept = [annotation for annotation in content["annotations"] if not annotation["iscrowd"]]
-    if not kept:
-        raise UserError(f"{json_file}: no boxes to analyze; 'annotations' is empty or holds crowd regions only")
     kept.sort(key=lambda annotation: index_of[annotation["image_id"]])
     return Annotations(
         boxes=torch.tensor([annotation["bbox"] for annotation in kept], dtype=torch.float64),

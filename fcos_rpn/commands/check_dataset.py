@@ -1,8 +1,9 @@
-"""What is wrong or odd in a data set in COCO's format, before anything is trained on it: a line for each finding.
+"""Check a data set in COCO's format before anything is trained on it, with a line for each finding.
 
-Errors are what cannot be meant, from a broken json or picture to a box outside its image; warnings what may be, such as
-boxes that no location of the config learns, or pictures that are both in the training and in the validation set. Every
-picture is read once. The exit status is 0 without errors, 1 with errors, 2 if the arguments are wrong.
+Errors are what training refuses, from a broken json or picture to a set without a box to learn. Warnings are what
+training repairs, such as a box partly outside its image, and what may be meant, such as boxes that no location of the
+config learns, or pictures that are in both sets. Every picture is read once. The exit status is 0 without errors, 1
+with errors, 2 if the arguments are wrong.
 
 Example:
     fcos-rpn check --images images/train --annotations train.json \\
@@ -17,7 +18,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,16 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
-from ..analysis import Analysis, Annotations, read_boxes
-from ..analysis.boxes import input_boxes, input_sizes, padded_sizes
+from ..analysis import Analysis, Annotations
+from ..analysis.boxes import boxes_of, input_boxes, input_sizes, padded_sizes
 from ..analysis.figures import build_sampler, measure
 from ..config import read_config
-from ..data.coco.check import CheckedJson, check_json, compare_classes
+from ..data.coco.annotations import CheckedAnnotations
+from ..data.coco.check import check_json, compare_classes
 from ..data.coco.check_pictures import CheckedPictures, check_pictures, equal_pictures, shared_pictures
-from ..data.coco.findings import Finding, image_place
+from ..data.coco.findings import Finding, image_place, original_id
 from ..data.pictures import read_picture
-from ..errors import UserError, make_folder
+from ..errors import UserError, make_folder, write_whole
 from ..model_zoo import find_config
 from ..visualization import draw_annotations, plot_boxes, save_figure, tile
 
@@ -60,16 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         parser.error(str(error))
 
-    lines = Lines(args.limit)
+    lines = Lines(args.limit, is_strict=args.strict)
     sets = {"train" if args.val_images else "": (args.images, args.annotations)}
     if args.val_images:
         sets["val"] = args.val_images, args.val_annotations
-    checked: dict[str, tuple[CheckedJson, CheckedPictures]] = {}
+    checked: dict[str, tuple[CheckedAnnotations, CheckedPictures]] = {}
     for name, (images, json_file) in sets.items():
-        content = check_json(json_file)
-        lines.add(content.findings, name)
-        pictures = check_pictures(images, content.images, show_progress=bool(content.images))
-        lines.add([*pictures.findings, *equal_pictures(pictures)], name)
+        content = check_json(
+            json_file,
+            images,
+            with_masks=cfg.MODEL.MASK_ON,
+            with_keypoints=cfg.MODEL.KEYPOINT_ON,
+            is_learned=name != "val",
+        )
+        lines.add(content.findings, name, json_file)
+        pictures = check_pictures(images, content.pictures, show_progress=bool(content.pictures))
+        lines.add([*pictures.findings, *equal_pictures(pictures)], name, json_file)
         lines.add(learner.findings(content, pictures), name)
         checked[name] = content, pictures
     if args.val_images:
@@ -110,6 +117,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="lines for each kind of finding; 0 shows all; default: %(default)s",
     )
+    parser.add_argument("--strict", action="store_true", help="make warnings errors, for those who gate on the status")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
 
@@ -117,15 +125,22 @@ def build_argument_parser() -> argparse.ArgumentParser:
 class Lines:
     """Prints findings as they come, and counts them."""
 
-    def __init__(self, limit: int) -> None:
-        """No more lines than the limit, unless it is 0, for each kind."""
+    def __init__(self, limit: int, *, is_strict: bool = False) -> None:
+        """
+        Args:
+            limit: no more lines than these for each kind, unless it is 0.
+            is_strict: whether warnings are errors.
+        """
         self.limit = limit
+        self.is_strict = is_strict
         self.findings: list[Finding] = []
         self.num_of_kind: Counter[str] = Counter()
 
-    def add(self, findings: Iterable[Finding], set_name: str = "") -> None:
+    def add(self, findings: Iterable[Finding], set_name: str = "", json_file: Path | None = None) -> None:
         for finding in findings:
-            finding = finding._replace(place=f"{set_name} {finding.place}".strip())
+            finding = finding._replace(place=f"{set_name} {finding.place or json_file}".strip())
+            if self.is_strict:
+                finding = finding._replace(level="error")
             self.findings.append(finding)
             self.num_of_kind[finding.kind] += 1
             if not self.limit or self.num_of_kind[finding.kind] <= self.limit:
@@ -158,21 +173,18 @@ class Learner:
         self.sampler, self.size_divisibility = build_sampler(cfg, num_classes=1)
         self.min_size, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
 
-    def findings(self, checked: CheckedJson, pictures: CheckedPictures) -> Iterator[Finding]:
+    def findings(self, checked: CheckedAnnotations, pictures: CheckedPictures) -> Iterator[Finding]:
         """Boxes that nothing learns, among the images whose pictures are as the json says."""
         images = [image for image in checked.content["images"] if image["id"] in pictures.sound]
         boxes = [box for box in checked.content["annotations"] if box["image_id"] in pictures.sound]
         if all(box["iscrowd"] for box in boxes):
             return
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "annotations.json"
-            file.write_text(json.dumps(checked.content | {"images": images, "annotations": boxes}))
-            annotations = read_boxes(file)
+        annotations = boxes_of(checked.content | {"images": images, "annotations": boxes})
         is_flat = (self.input_sizes(annotations) < 1).any(dim=1)  # (N,)
         for index in is_flat.nonzero().flatten().tolist():
             height, width = self.input_sizes(annotations)[index].tolist()
             text = f"so long that it is resized to {width} x {height} pixels; cut it up or delete it from the json"
-            yield Finding("error", "too long an image", image_place(images[index]), text, images[index]["id"])
+            yield Finding("error", "too long an image", image_place(images[index]), text, original_id(images[index]))
         annotations = annotations.of_images((~is_flat).nonzero().flatten())
         if not len(annotations.boxes):
             return
@@ -182,6 +194,9 @@ class Learner:
         hopeless = {box.id for box in self.analyze(each_alone(annotations, ~analysis.is_learned)).unlearned_boxes}
         for box in analysis.unlearned_boxes:
             cause = "it lies between all of them" if box.id in hopeless else "smaller boxes take all of its own"
+            scale = box.input_width / box.width
+            if box.id in hopeless and scale < 1:
+                cause += f"; its picture is scaled to {scale:.0%}: raise INPUT.MIN_SIZE_* and MAX_SIZE_*, or cut tiles"
             text = (
                 f"no location learns this box of {box.width:g} x {box.height:g} pixels, {box.input_width:g} x "
                 f"{box.input_height:g} at the size of the network's input: {cause}"
@@ -213,7 +228,7 @@ def each_alone(annotations: Annotations, chosen: torch.Tensor) -> Annotations:
     )
 
 
-def draw(folder: Path, images: Path, content: CheckedJson, pictures: CheckedPictures) -> None:
+def draw(folder: Path, images: Path, content: CheckedAnnotations, pictures: CheckedPictures) -> None:
     """`images.jpg`: some of the images with their boxes; `histograms.png` and `.svg`: of all boxes."""
     make_folder(folder)
     categories = sorted(content.content["categories"], key=lambda category: category["id"])
@@ -257,7 +272,5 @@ def corners(annotations: Sequence[dict[str, Any]]) -> torch.Tensor:
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    try:
-        path.write_text(json.dumps([finding.to_json() for finding in findings], indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with write_whole(path) as file:
+        file.write(json.dumps([finding.to_json() for finding in findings], indent=1).encode())

@@ -1,43 +1,53 @@
 """Data sets by name: registers a folder of images with its COCO json, and checks the names that are registered."""
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..errors import UserError
+from ..errors import UserError, write_whole
 from .coco.annotations import load_annotations
+from .coco.rules import LARGEST_ID
 
 logger = logging.getLogger(__name__)
 
 
-def _name_of(images: Path, json_file: Path) -> str:
-    """A name after folder and file: that under which this very pair is registered, else the first that is free."""
+Source = tuple[Any, ...]
+"""All that a registered folder's annotations follow from."""
+
+
+def _source_of(images: Path, json_file: Path, *settings: bool) -> Source:
+    """Includes the state of the file, so that a json that was edited is read again."""
+    status = json_file.stat() if json_file.is_file() else None
+    return (str(images), str(json_file), status and (status.st_mtime_ns, status.st_size), *settings)
+
+
+def _name_of(images: Path, json_file: Path, source: Source) -> str:
+    """A name after folder and file: that under which this very source is registered, else the first that is free."""
     stem = f"{images.name}_{json_file.stem}"
-    for name in chain([stem], (f"{stem}_{number}" for number in count(2))):
-        if name not in DatasetCatalog:
-            break
-        metadata = MetadataCatalog.get(name)
-        if (metadata.get("image_root"), metadata.get("original_json_file")) == (str(images), str(json_file)):
-            break
-    return name
+    names = chain([stem], (f"{stem}_{number}" for number in count(2)))
+    return next(
+        name for name in names if name not in DatasetCatalog or MetadataCatalog.get(name).get("source") == source
+    )
 
 
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # All processes of a distributed run write this file: each writes its own, which then takes the name at one stroke.
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex}")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(path)
+def _write_json(content: dict[str, Any], folder: Path, stem: str) -> Path:
+    """Write a json under a name that follows from its content, so that no older one is taken for it."""
+    text = json.dumps(content).encode()
+    path = folder / f"{stem}-{hashlib.blake2b(text, digest_size=4).hexdigest()}.json"
+    with write_whole(path) as file:
+        file.write(text)
+    return path
 
 
 def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
@@ -54,17 +64,26 @@ def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def register_coco_folder(images: str | Path, json_file: str | Path, *, output_dir: str | Path) -> str:
-    """Checks a COCO json (see `load_annotations`) and registers it with its images as a data set of Detectron2.
+def register_coco_folder(
+    images: str | Path,
+    json_file: str | Path,
+    *,
+    output_dir: str | Path,
+    with_masks: bool = False,
+    with_keypoints: bool = False,
+) -> str:
+    """Check a COCO json (see `load_annotations`) and register it with its images as a data set of Detectron2.
 
-    The metadata holds the class names at once, sorted by category id; category ids need not be contiguous. Registering
-    the same pair again gives the same name. Every process of a distributed run has to register for itself.
+    The metadata holds the class names at once, sorted by category id; category ids need not be contiguous. If images
+    have ids that are not whole numbers from 0 to 2^53, `original_image_ids` maps the ids in use to those of the json.
+    Registering the same pair again gives the same name. Every process of a distributed run has to register for itself.
 
     Args:
         images: the folder that the json's `file_name`s are relative to.
         json_file: in COCO's instances format; stays as it is.
-        output_dir: if the annotations needed repairs, the repaired json goes to `annotations/<name>.json` in here and
-            is the one that training and evaluation read.
+        output_dir: if the annotations needed repairs, the repaired json goes to `annotations/` in here and is the one
+            that training and evaluation read.
+        with_masks, with_keypoints: whether the model learns them.
 
     Returns:
         The name for `DATASETS.TRAIN` or `DATASETS.TEST`.
@@ -73,25 +92,28 @@ def register_coco_folder(images: str | Path, json_file: str | Path, *, output_di
         UserError: the json or its images need the user's hand.
     """
     images, json_file = (Path(os.path.abspath(Path(path).expanduser())) for path in (images, json_file))
-    name = _name_of(images, json_file)
+    source = _source_of(images, json_file, with_masks, with_keypoints)
+    name = _name_of(images, json_file, source)
     if name in DatasetCatalog:
         return name
 
-    checked = load_annotations(json_file, images)
+    checked = load_annotations(json_file, images, with_masks=with_masks, with_keypoints=with_keypoints)
     checked_json_file = json_file
     if checked.is_changed:
-        checked_json_file = Path(os.path.abspath(output_dir), "annotations", f"{name}.json")
-        _write_json(checked.content, checked_json_file)
+        checked_json_file = _write_json(checked.content, Path(os.path.abspath(output_dir), "annotations"), name)
         logger.info("%s: the repaired annotations are in %s", json_file, checked_json_file)
 
     categories = sorted(checked.content["categories"], key=lambda category: category["id"])
+    renamed = {image["id"]: image["original_id"] for image in checked.content["images"] if "original_id" in image}
     MetadataCatalog.get(name).set(
         json_file=str(checked_json_file),
-        original_json_file=str(json_file),
+        source=source,
         image_root=str(images),
         evaluator_type="coco",
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={category["id"]: label for label, category in enumerate(categories)},
+        repairs=checked.repairs,
+        **({"original_image_ids": renamed} if renamed else {}),
         **_keypoint_metadata(categories),
     )
     DatasetCatalog.register(name, partial(load_coco_json, str(checked_json_file), str(images), name))
@@ -109,21 +131,40 @@ def _require_registered(dataset_name: str) -> None:
 
 
 def require_files(dataset_name: str) -> None:
-    """Makes sure that a registered data set's json and image folder exist (where its metadata names them).
+    """Make sure that a registered data set's files exist (where its metadata names them), and that its images will
+    have whole numbers from 0 to 2^53 as ids, which training and evaluation need: see `register_coco_folder`.
 
     Raises:
         UserError: the data set is not registered, or its json or image folder is missing.
     """
     _require_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    for key in ("json_file", "image_root"):
+    for key in ("json_file", "image_root", "dirname"):
         path = metadata.get(key)
         if path is not None and "://" not in path and not os.path.exists(path):
             raise UserError(
                 f"data set {dataset_name!r}: {key} {os.path.abspath(path)} does not exist; for Detectron2's own data "
-                "sets set the environment variable DETECTRON2_DATASETS to the folder that holds coco/, lvis/, ... (now "
-                f"{os.environ.get('DETECTRON2_DATASETS', './datasets, as it is not set')}), for others correct the path"
+                "sets set the environment variable DETECTRON2_DATASETS to the folder that holds coco/, lvis/, VOC2007/ "
+                f"... (now {os.environ.get('DETECTRON2_DATASETS', './datasets, as it is not set')}), for others "
+                "correct the path"
             )
+    load = DatasetCatalog[dataset_name]
+    if getattr(load, "func", None) is not _load_with_plain_ids and metadata.get("source") is None:
+        DatasetCatalog[dataset_name] = partial(_load_with_plain_ids, load, dataset_name)
+
+
+def _load_with_plain_ids(load: Callable[[], Any], dataset_name: str) -> Any:
+    """The records of a data set that is registered in code; their images are numbered where they need it."""
+    records = load()
+    if not isinstance(records, list):
+        return records
+    ids = [record.get("image_id") for record in records]
+    if all(type(image_id) is int and 0 <= image_id < LARGEST_ID for image_id in ids) and len({*ids}) == len(ids):
+        return records
+    if given := {number: image_id for number, image_id in enumerate(ids, start=1) if image_id is not None}:
+        # Metadata refuses to change an attribute, but a data set may be loaded again after a change.
+        vars(MetadataCatalog.get(dataset_name))["original_image_ids"] = given
+    return [{**record, "image_id": number} for number, record in enumerate(records, start=1)]
 
 
 def _classes_of(dataset_name: str) -> list[str]:
@@ -135,7 +176,13 @@ def _classes_of(dataset_name: str) -> list[str]:
         DatasetCatalog.get(dataset_name)
     if metadata.get("thing_classes") is None:
         raise UserError(f"data set {dataset_name!r} has no class names; set thing_classes in its metadata")
-    return list(metadata.thing_classes)
+    classes = list(metadata.thing_classes)
+    if repeated := [name for name, number in Counter(classes).items() if number > 1]:
+        raise UserError(
+            f"data set {dataset_name!r} has several classes named {', '.join(map(repr, repeated))}: figures by class "
+            "would melt together; give each its own name"
+        )
+    return classes
 
 
 def class_differences(name: str, classes: Sequence[str], other_name: str, other_classes: Sequence[str]) -> str:

@@ -11,19 +11,27 @@ so that any iteration's batch can be made again, by any number of workers.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.build import trivial_batch_collator
+from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+    print_instances_class_histogram,
+    trivial_batch_collator,
+)
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
+from .coco.repairs import nothing_to_learn
+from .proposals import records_with_proposals
 from .seeding import Purpose, mix, seeded_generators
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
@@ -157,24 +165,20 @@ class TrainLoader:
     def from_config(cls, cfg: CfgNode, mapper: Callable[[Record], Any]) -> dict[str, Any]:
         """
         Raises:
-            UserError: if the sampler is none of `SAMPLERS`, the subset is empty, or images cannot be grouped.
+            UserError: if the sampler is none of `SAMPLERS`, the subset is empty, images cannot be grouped, or there is
+                no box to learn.
         """
         sampler = cfg.DATALOADER.SAMPLER_TRAIN
         if sampler not in SAMPLERS:
             raise UserError(
                 f"DATALOADER.SAMPLER_TRAIN {sampler!r} cannot be resumed where it was; choose {', '.join(SAMPLERS)}"
             )
-        records = get_detection_dataset_dicts(
+        records = load_records(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else (),
         )
-        if not isinstance(records, list):
-            raise UserError(
-                f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: training needs a list of dicts, not a "
-                f"{type(records).__name__}; give the Trainer a loader of your own for it"
-            )
         repeat_factors, subset_ratio = None, 1.0
         if sampler == "RepeatFactorTrainingSampler":
             repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
@@ -213,6 +217,71 @@ class TrainLoader:
         own = slice(comm.get_rank() * share, (comm.get_rank() + 1) * share)
         for batch in itertools.islice(self.order.batches(self.seed, self.batch_size), self.start, None):
             yield batch[own]
+
+
+def load_records(
+    names: Sequence[str], *, filter_empty: bool = False, min_keypoints: int = 0, proposal_files: Sequence[str] = ()
+) -> list[Record]:
+    """The images of registered data sets that are to be trained on.
+
+    Args:
+        filter_empty: leave images without boxes out.
+        min_keypoints: leave images with fewer visible keypoints out.
+        proposal_files: one for each data set, or none.
+
+    Raises:
+        UserError: a data set is no list, is empty or has wrong classes, or nothing is left to learn.
+    """
+    if proposal_files and len(proposal_files) != len(names):
+        raise UserError(f"DATASETS.PROPOSAL_FILES_TRAIN: {len(proposal_files)} files for {len(names)} data sets")
+    records: list[Record] = []
+    for name, file in itertools.zip_longest(names, proposal_files):
+        loaded = records_with_proposals(name, file) if file else DatasetCatalog.get(name)
+        if not isinstance(loaded, list):
+            raise UserError(
+                f"DATASETS.TRAIN {name}: training needs a list of dicts, not a {type(loaded).__name__}; give the "
+                "Trainer a loader of your own for it"
+            )
+        _require_known_classes(loaded, name)
+        records += loaded
+    require_boxes(records, names)
+    if filter_empty:
+        records = filter_images_with_only_crowd_annotations(records)
+    if min_keypoints:
+        records = filter_images_with_few_keypoints(records, min_keypoints)
+        if not records:
+            raise UserError(
+                f"DATASETS.TRAIN {', '.join(names)}: no image has MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE "
+                f"{min_keypoints} visible keypoints"
+            )
+    if classes := MetadataCatalog.get(names[0]).get("thing_classes"):
+        print_instances_class_histogram(records, classes)
+    return records
+
+
+def _require_known_classes(records: Sequence[Record], name: str) -> None:
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    for record in records if classes else ():
+        for annotation in record.get("annotations", ()):
+            if annotation.get("category_id") not in range(len(classes)):
+                raise UserError(
+                    f"data set {name!r}: {record.get('file_name', 'an image')} has an annotation of category_id "
+                    f"{annotation.get('category_id')}, but there are {len(classes)} classes, from 0; correct it, or "
+                    "add the class to thing_classes of its metadata"
+                )
+
+
+def require_boxes(records: Sequence[Record], names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: not one record has a box to learn; says why.
+    """
+    crowds = [a.get("iscrowd", 0) for record in records for a in record.get("annotations", ())]
+    if all(crowds):
+        dropped: Counter[str] = Counter()
+        for name in names:
+            dropped.update(MetadataCatalog.get(name).get("repairs", {}))
+        raise UserError(f"data set {', '.join(map(repr, names))}: {nothing_to_learn(len(crowds), dropped)}")
 
 
 def are_wide(records: Sequence[Record]) -> list[bool]:

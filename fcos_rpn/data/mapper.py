@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image, transform_proposals
 from detectron2.data.transforms import AugInput
@@ -18,6 +19,21 @@ LARGEST_ASPECT_RATIO = 100
 
 class CheckedDatasetMapper(DatasetMapper):
     """A `DatasetMapper` that reads pictures with `read_picture`, and says which one stops it."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: pictures of INPUT.FORMAT do not have as many channels as MODEL.PIXEL_MEAN and PIXEL_STD.
+        """
+        channels = 1 if cfg.INPUT.FORMAT == "L" else 3
+        if {len(cfg.MODEL.PIXEL_MEAN), len(cfg.MODEL.PIXEL_STD)} != {channels}:
+            raise UserError(
+                f"pictures of INPUT.FORMAT {cfg.INPUT.FORMAT} need {channels} numbers in MODEL.PIXEL_MEAN and in "
+                "MODEL.PIXEL_STD; INPUT.FORMAT L is gray and needs one"
+            )
+        given: dict[str, Any] = super().from_config(cfg, is_train)
+        return given
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """

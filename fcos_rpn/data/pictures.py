@@ -3,14 +3,17 @@
 import contextlib
 import hashlib
 import os
+import re
+from typing import BinaryIO
 
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
+from .contents import HEAD, what_else
 
 EXIF_ORIENTATION = 0x0112
 QUARTER_TURNS = (5, 6, 7, 8)  # of the orientations: those that swap width and height
@@ -32,15 +35,53 @@ def read_picture(file: str | os.PathLike[str], image_format: str) -> NDArray[np.
     try:
         with PathManager.open(os.fspath(file), "rb") as stream, Image.open(stream) as picture:
             return pixels_of(picture, image_format)
-    except FileNotFoundError as error:
-        raise UserError("no such file; add it or delete this image from the json") from error
     except UserError:
         raise
     except Exception as error:  # of nearly any type: they come out of the decoders as they are
-        raise UserError(
+        raise UserError(_why_unreadable(os.fspath(file), error)) from error
+
+
+def _why_unreadable(file: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file; add it or delete this image from the json"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read ({error.strerror}); make it readable or delete this image from the json"
+    if isinstance(error, Image.DecompressionBombError):
+        pixels = int(next(re.finditer(r"\d+", str(error))).group())
+        return (
+            f"it has {pixels / 1e6:.0f} megapixels, more than the {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} that "
+            "Pillow reads; scale it down, or cut it and its boxes into tiles"
+        )
+    if not isinstance(error, UnidentifiedImageError):
+        return (
             f"not a readable picture ({error}); the file may be truncated, so copy it again or delete this image from "
             "the json"
-        ) from error
+        )
+    with PathManager.open(file, "rb") as stream:
+        head = stream.read(HEAD)
+        if (found := what_else(head)) is not None:
+            return f"not a picture, but {found}"
+        if head[:4] in (b"II*\0", b"MM\0*") and (problem := _tiff_problem(stream)) is not None:
+            return problem
+    return (
+        f"not a picture that Pillow knows (it begins with {head[:12]!r}); convert it to JPEG or PNG, or delete this "
+        "image from the json"
+    )
+
+
+def _tiff_problem(stream: BinaryIO) -> str | None:
+    """What keeps Pillow from reading a TIFF."""
+    with contextlib.suppress(Exception):
+        stream.seek(0)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        stream.seek(directory.next)
+        directory.load(stream)
+        bands = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        bits = directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        if bands > 4:
+            return f"it has {bands} bands, and a picture has 1 (gray), 3 (RGB) or 4; save three of them as PNG"
+        return f"a TIFF of {bands} bands with {max(bits)} bits each, which Pillow does not read; convert it to PNG"
+    return None
 
 
 def pixels_of(picture: Image.Image, image_format: str) -> NDArray[np.uint8]:

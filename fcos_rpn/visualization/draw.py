@@ -24,12 +24,16 @@ from torch.nn import functional as F
 from ..modeling.assigner import FCOSTargets
 from ..modeling.geometry import Locations, compute_centerness
 from ..modeling.head import FCOSPredictions
+from ..modeling.postprocess import FCOSPostProcessor
 from .sheet import AS_PIXELS, INK, Picture, Sheet, add_legend, add_tag, draw_boxes
 
 PALETTE = ["#ff4d5e", "#2f9bff", "#ffc21a", "#35d07f", "#b06bff", "#ff8a1f", "#19d3da", "#ff6ec7", "#b5e61d", "#c98f63"]
 """Colors of the classes, or of the boxes of an image, in turn."""
 MATCHES = [(0.7, "IoU ≥ 0.7", "#35d07f"), (0.5, "≥ 0.5", "#ffc21a"), (0.0, "below", "#f4f4f6")]
 """Least IoU, name and color of the kinds of boxes that `draw_proposals` tells apart."""
+
+FUSIONS = {"geometric": "geometric mean", "product": "product"}
+"""Of the post-processor -> in words."""
 
 MIN_DOT, MAX_DOT = 5, 16  # where the centerness is 1
 
@@ -205,24 +209,26 @@ def draw_target_centerness(
     return sheet.render()
 
 
-def draw_centerness(image: Picture, predictions: FCOSPredictions, locations: Locations) -> Picture:
-    """Heat maps of the class probability, the centerness and the score made of both: a row each, a column per level.
+@torch.no_grad()
+def draw_centerness(
+    image: Picture, predictions: FCOSPredictions, locations: Locations, postprocessor: FCOSPostProcessor
+) -> Picture:
+    """Draw heat maps of class probability, centerness and the score made of both: a row each, a column per level.
 
-    Where the network predicts no centerness, the class probability alone.
+    Without a centerness, only the class probability is drawn.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         predictions: of this one image (N = 1).
         locations: R of the image.
+        postprocessor: the model's, which fuses the score.
     """
-    (logits,) = predictions.logits.detach().cpu()
-    probability = logits.sigmoid().amax(dim=1)  # (R,)
-    rows = [("Class probability", "of the likeliest class", probability)]
-    if predictions.centerness is not None:
-        (centerness_logits,) = predictions.centerness.detach().cpu()
-        centerness = centerness_logits.sigmoid()  # (R,)
-        rows.append(("Centerness", "of the location in its box", centerness))
-        rows.append(("Score", "geometric mean of both", (probability * centerness).sqrt()))
+    (class_scores,), (scores,) = postprocessor.score(predictions)  # (R, C) each
+    rows = [("Class probability", "of the likeliest class", class_scores.amax(dim=1))]
+    centerness = postprocessor.centerness(predictions)
+    if centerness is not None:
+        rows.append(("Centerness", "of the location in its box", centerness[0]))
+        rows.append(("Score", f"{FUSIONS[postprocessor.score_fusion]} of both", scores.amax(dim=1)))
     num_levels = len(locations.grid_sizes)
     sheet = Sheet(image, num_panels=len(rows) * num_levels, columns=num_levels)
     for title, detail, values in rows:

@@ -1,4 +1,5 @@
 import json
+import logging
 import operator
 import pickle
 from pathlib import Path
@@ -139,3 +140,17 @@ def test_parts_that_nobody_registered_are_named(key):
     setattr(operator.attrgetter(group)(cfg), name, "Mine")
     with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
         build_model(cfg)
+
+
+def test_a_number_of_classes_that_the_data_overrule_is_said(coco_folder, caplog):
+    logging.getLogger("fcos_rpn.engine.setup").addHandler(caplog.handler)
+    for num_classes in (80, 2, 5):  # the default, the data's own, another one
+        cfg = tiny_config()
+        cfg.MODEL.FCOS.NUM_CLASSES = num_classes
+        cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+        use_datasets(cfg)
+        assert cfg.MODEL.FCOS.NUM_CLASSES == 2
+    logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()} == {
+        "NUM_CLASSES 5 of the config is replaced by 2, the number of the data sets' classes"
+    }

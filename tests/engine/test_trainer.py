@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.divergence import TrainingDiverged
+from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.trainer import Trainer
 from fcos_rpn.engine.yaml import build_optimizer, build_trainer, evaluate_weights, with_test_time_augmentation
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fcos_rpn.evaluation import precision_recall
-from fcos_rpn.evaluation.coco import IOU_THRESHOLDS
+from fcos_rpn.evaluation.matching import IOU_THRESHOLDS
 from tests.evaluation.cases import WORKED_ANNOTATIONS, WORKED_PROPOSALS, assert_equal_figures, coco_dataset, random_case
 from tests.evaluation.naive import naive_precision
 

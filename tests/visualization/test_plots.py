@@ -8,7 +8,7 @@ from PIL import Image
 
 from fcos_rpn.analysis.origins import BoxOrigins
 from fcos_rpn.evaluation import PrecisionRecall, RecallCurves
-from fcos_rpn.evaluation.coco import IOU_THRESHOLDS
+from fcos_rpn.evaluation.matching import IOU_THRESHOLDS
 from fcos_rpn.visualization import (
     plot_precision_recall,
     plot_proposal_limits,

@@ -1,244 +1,342 @@
 """Checks and repairs one json file in COCO's instances format before anything learns from it.
 
-A mistake that only the user can settle stops with one `UserError` for all of them; what has one obvious repair is
-repaired, counted and logged. Boxes are COCO's: x and y of the top left corner, width and height, in pixels of the
-original image. Shape letter: A annotations.
+Training and the check of a data set share `inspect_annotations`: an error is what training refuses, a warning what it
+repairs or what is allowed but seldom meant. Boxes are COCO's: x and y of the top left corner, width and height, in
+pixels of the original image. Shape letter: A annotations.
 """
 
-import json
 import logging
 import os
-from collections.abc import Iterator
-from itertools import count
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from reprlib import repr as short_repr
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
-from .outlines import lacks_polygon
-from .rules import LISTS, Entry, annotation_problems, category_problems, id_problems, image_problems
+from .findings import Finding, annotation_place, image_place, some
+from .missing_files import missing_files
+from .outlines import are_numbers, is_flat
+from .reading import read_json
+from .repairs import EDGE_TOLERANCE, FLAT_POLYGON, Repairs, apply_repairs, find_repairs, repair_findings
+from .rules import (
+    LARGEST_ID,
+    OUTSIDE_FOLDER,
+    Entry,
+    Problem,
+    annotation_problems,
+    category_problems,
+    file_name_problem,
+    id_problem,
+    plain_number,
+    size_problems,
+)
 
 logger = logging.getLogger(__name__)
 
-MAX_FINDINGS = 10
-MAX_EXAMPLES = 3
-# COCO's boxes are rounded to 0.01 pixels, so that x + width may pass the edge of the image by twice the half of that.
-EDGE_TOLERANCE = 0.02
-# Detectron2 drops boxes with a smaller side from training, and says nothing.
-SMALLEST_SIDE = 1e-5
-
-EMPTY = "boxes of zero size dropped"
-OUTSIDE = "boxes wholly outside their image dropped"
-PARTLY_OUTSIDE = "boxes partly outside their image clipped"
-NO_POLYGON = "annotations dropped whose polygons all have less than three points"
-NO_AREA = "missing areas filled in (width * height)"
-NO_CROWD = "missing iscrowd filled in (0)"
-NO_ID = "missing annotation ids filled in"
-ID_0 = "annotation id 0 replaced (pycocotools takes it for 'not matched')"
-DROPPING = (EMPTY, OUTSIDE, NO_POLYGON)
-"""Those of the repairs that leave nothing of an annotation."""
+MAX_ERRORS = 10
 
 
 class CheckedAnnotations(NamedTuple):
-    """A COCO dictionary that can be trained and evaluated on."""
+    """What a json says, right or wrong."""
 
-    content: Entry  # COCO's dictionary after the repairs
-    repairs: dict[str, int]  # what was repaired, in words -> how many annotations
-
-    @property
-    def is_changed(self) -> bool:
-        return bool(self.repairs)
-
-
-def read_json(json_file: Path) -> Entry:
-    """
-    Returns:
-        COCO's dictionary; its lists are there, what they hold is unchecked.
-
-    Raises:
-        UserError: names the file, and says why it cannot be read or which list is missing.
-    """
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"{json_file}: cannot be read ({error.strerror}); give the path of a COCO json") from error
-    except (ValueError, RecursionError) as error:
-        # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits, lists in lists without an end
-        raise UserError(
-            f"{json_file}: not a readable json: {error}; the file may be truncated, so copy or export it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{json_file}: holds no object with the keys {', '.join(LISTS)}; export it in COCO's format")
-    for key in LISTS:
-        if key not in content:
-            raise UserError(f"{json_file}: the key {key!r} is missing; export it in COCO's instances format")
-        if not isinstance(content[key], list):
-            raise UserError(f"{json_file}: {key!r} is no list; export it in COCO's instances format")
-    for key in ("categories", "images"):
-        if not content[key]:
-            raise UserError(f"{json_file}: {key!r} is empty; add at least one entry")
-    return content
-
-
-def _findings(content: Entry, folder: Path | None) -> Iterator[str]:
-    images, categories = ({entry["id"]: entry for entry in content[key]} for key in ("images", "categories"))
-    for category in content["categories"]:
-        for problem in category_problems(category):
-            yield f"category {category['id']}: {problem.text}"
-    missing = []
-    for image in content["images"]:
-        problems = [*image_problems(image)]
-        yield from (f"image {image['id']}: {problem.text}" for problem in problems)
-        if folder is not None and not problems and not os.path.isfile(os.path.join(folder, image["file_name"])):
-            missing.append(f"{image['file_name']!r} (image {image['id']})")
-    if missing:
-        yield (
-            f"{len(missing)} of {len(images)} image files are not in {folder}: {_some(missing)}; correct the folder, "
-            "add the files or delete these images from the json"
-        )
-    for position, annotation in enumerate(content["annotations"]):
-        for problem in annotation_problems(annotation, images, categories):
-            yield f"{_name(content['annotations'], position)}: {problem.text}"
-
-
-def _name(annotations: list[Entry], position: int) -> str:
-    annotation_id = annotations[position].get("id")
-    name = f"annotations[{position}]" if annotation_id is None else f"annotation {annotation_id}"
-    return f"{name} (image {short_repr(annotations[position].get('image_id'))})"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:MAX_EXAMPLES]) + (", ..." if len(names) > MAX_EXAMPLES else "")
-
-
-def _stop_on(findings: list[str], json_file: Path) -> None:
-    if findings:
-        shown = findings[:MAX_FINDINGS]
-        if len(findings) > MAX_FINDINGS:
-            shown.append(f"and {len(findings) - MAX_FINDINGS} more")
-        raise UserError("\n  ".join([f"{json_file}:", *shown]))
-
-
-class _ClippedBoxes(NamedTuple):
-    boxes: np.ndarray  # (A, 4) cut off at the edges of their images
-    is_empty: np.ndarray  # (A,) of zero size
-    is_outside: np.ndarray  # (A,) wholly outside
-    is_partly_outside: np.ndarray  # (A,)
-
-
-def _clip_boxes(annotations: list[Entry], image_sizes: dict[int, tuple[int, int]]) -> _ClippedBoxes:
-    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
-    limits = np.array([image_sizes[annotation["image_id"]] for annotation in annotations]).reshape(-1, 2)
-    corners, sides = boxes[:, :2], boxes[:, 2:]
-    visible_corners = corners.clip(0, limits)
-    visible_sides = (corners + sides).clip(0, limits) - visible_corners
-
-    is_empty = np.any(sides <= SMALLEST_SIDE, axis=1)
-    is_outside = ~is_empty & np.any(visible_sides <= SMALLEST_SIDE, axis=1)
-    is_over_edge = (corners < -EDGE_TOLERANCE) | (corners + sides > limits + EDGE_TOLERANCE)  # (A, 2), in x and in y
-    is_partly_outside = ~is_empty & ~is_outside & np.any(is_over_edge, axis=1)
-    # An axis along which the box stays inside keeps its numbers to the last digit.
-    clipped_corners = np.where(is_over_edge, visible_corners, corners)
-    clipped_sides = np.where(is_over_edge, visible_sides, sides)
-    return _ClippedBoxes(np.hstack([clipped_corners, clipped_sides]), is_empty, is_outside, is_partly_outside)
-
-
-class Repairs(NamedTuple):
-    """What can be repaired without a question, of a dictionary without problems."""
-
-    kinds: dict[str, np.ndarray]
-    """What is done, in words -> (A,) bool: to which annotations; only what concerns at least one."""
-    boxes: np.ndarray
-    """(A, 4) cut off at the edges of their images."""
+    content: Entry
+    """COCO's dictionary of what has no error, after the repairs. Images have whole numbers from 0 to 2^53 as ids; where
+    these are not the json's own, `original_id` is."""
+    findings: list[Finding]
+    repairs: dict[str, int]
+    """What was repaired, in words -> how many annotations."""
+    is_changed: bool
+    """Whether `content` differs from the json."""
+    places: dict[int, str]
+    """Id of an annotation of `content` -> what findings call it."""
+    pictures: list[Entry]
+    """Images whose file is there; their sizes may be wrong."""
 
     @property
-    def is_dropped(self) -> np.ndarray:
-        """(A,) bool."""
-        dropping = [is_concerned for kind, is_concerned in self.kinds.items() if kind in DROPPING]
-        return np.any([np.zeros(len(self.boxes), dtype=bool), *dropping], axis=0)
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
 
 
-def find_repairs(content: Entry) -> Repairs:
-    """
-    Args:
-        content: COCO's dictionary, of which no entry has a problem.
-    """
-    annotations = content["annotations"]
-    image_sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    boxes, is_empty, is_outside, is_partly_outside = _clip_boxes(annotations, image_sizes)
-    has_box = ~is_empty & ~is_outside
-    has_no_polygon = [lacks_polygon(annotation.get("segmentation")) for annotation in annotations]
-    lacks_shape = has_box & np.array(has_no_polygon, dtype=bool)
-    is_kept = has_box & ~lacks_shape
-    lacks = {
-        key: is_kept & np.array([annotation.get(key) is None for annotation in annotations], dtype=bool)
-        for key in ("area", "iscrowd", "id")
-    }
-    has_id_0 = is_kept & np.array([annotation.get("id") == 0 for annotation in annotations], dtype=bool)
-    kinds = {
-        EMPTY: is_empty,
-        OUTSIDE: is_outside,
-        PARTLY_OUTSIDE: is_kept & is_partly_outside,
-        NO_POLYGON: lacks_shape,
-        NO_AREA: lacks["area"],
-        NO_CROWD: lacks["iscrowd"],
-        NO_ID: lacks["id"],
-        ID_0: has_id_0,
-    }
-    return Repairs({kind: is_concerned for kind, is_concerned in kinds.items() if is_concerned.any()}, boxes)
-
-
-def apply_repairs(content: Entry, repairs: Repairs) -> None:
-    """Change the annotations of a dictionary, in place."""
-    annotations = content["annotations"]
-    concerned = {kind: np.flatnonzero(is_concerned) for kind, is_concerned in repairs.kinds.items()}
-    for position in concerned.get(PARTLY_OUTSIDE, ()):
-        annotations[position]["bbox"] = repairs.boxes[position].tolist()
-    for position in concerned.get(NO_AREA, ()):
-        annotations[position]["area"] = float(repairs.boxes[position, 2] * repairs.boxes[position, 3])
-    for position in concerned.get(NO_CROWD, ()):
-        annotations[position]["iscrowd"] = 0
-    new_ids = count(1 + max([0, *(annotation.get("id") or 0 for annotation in annotations)]))
-    for position in sorted([*concerned.get(NO_ID, ()), *concerned.get(ID_0, ())]):
-        annotations[position]["id"] = next(new_ids)
-    content["annotations"] = [annotations[position] for position in np.flatnonzero(~repairs.is_dropped)]
-
-
-def _log(repairs: Repairs, annotations: list[Entry], json_file: Path) -> None:
-    for kind, is_concerned in repairs.kinds.items():
-        names = [_name(annotations, position) for position in np.flatnonzero(is_concerned)[: MAX_EXAMPLES + 1]]
-        logger.warning("%s: %s: %d, first %s", json_file, kind, is_concerned.sum(), _some(names))
-
-
-def load_annotations(json_file: Path, images: Path | None = None) -> CheckedAnnotations:
-    """Reads a COCO json, stops on what is wrong, repairs what can be repaired without a question.
-
-    Dropped: boxes of zero size, boxes wholly outside their image, and annotations that Detectron2 would leave out
-    because none of their polygons has three points. Clipped: boxes partly outside; their `area`, which may be that of
-    a mask, stays. Filled in: missing `area`, `iscrowd` and annotation `id`. Replaced: the annotation id 0. Each kind is
-    logged as one warning. An image may have no annotations, a category neither.
+def load_annotations(
+    json_file: Path, images: Path | None = None, *, with_masks: bool = False, with_keypoints: bool = False
+) -> CheckedAnnotations:
+    """Read a COCO json, stop on errors, repair what can be repaired without a question, and log it.
 
     Args:
         json_file: in COCO's instances format; never written to.
         images: the folder that the `file_name`s are relative to; None checks everything but the files' presence.
+        with_masks, with_keypoints: whether the model learns them: if so, annotations without usable ones are dropped;
+            if not, broken ones are ignored.
 
     Raises:
-        UserError: names json, image id and annotation id or key, and says what to do, for the first ten of: ids that
-            are missing or taken; images without file, width or height or with a file name that leaves the folder;
-            unknown `image_id` or `category_id`; boxes that are not four finite numbers or have a negative size;
-            an invalid `area`, `iscrowd`, `segmentation` or `keypoints`. Or for a json that cannot be read or lacks a
-            list.
+        UserError: names the json and what is wrong where, for the first ten errors.
+    """
+    checked = inspect_annotations(json_file, images, with_masks=with_masks, with_keypoints=with_keypoints)
+    if errors := checked.errors:
+        lines = [error.line for error in errors[:MAX_ERRORS]]
+        if len(errors) > MAX_ERRORS:
+            lines.append(f"and {len(errors) - MAX_ERRORS} more")
+        raise UserError("\n  ".join([f"{json_file}:", *lines]))
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in checked.findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    for kind, findings in by_kind.items():
+        places = [finding.place for finding in findings]
+        text = f"{kind}: {len(findings)}, first {some(places)}" if places[0] else findings[0].text
+        logger.warning("%s: %s", json_file, text)
+    return checked
+
+
+def inspect_annotations(
+    json_file: Path, images: Path | None = None, *, with_masks: bool = False, with_keypoints: bool = False
+) -> CheckedAnnotations:
+    """Find all that is wrong or odd in a json, and repair the rest of it; see `load_annotations`.
+
+    Raises:
+        UserError: the json cannot be read at all, or there is no folder of images.
     """
     if images is not None and not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images (for {json_file}); correct the path")
     content = read_json(json_file)
-    # Ids first: everything else refers to them.
-    _stop_on([problem.text for key in LISTS for _, problem in id_problems(key, content[key])], json_file)
-    _stop_on([*_findings(content, images)], json_file)
-    repairs = find_repairs(content)
-    _log(repairs, content["annotations"], json_file)
-    apply_repairs(content, repairs)
-    return CheckedAnnotations(content, {kind: int(is_concerned.sum()) for kind, is_concerned in repairs.kinds.items()})
+    return _Inspection(content, images, with_masks=with_masks, with_keypoints=with_keypoints).checked()
+
+
+class _Findings:
+    """Collects problems; those with a shared text become one finding."""
+
+    def __init__(self) -> None:
+        self.single: list[Finding] = []
+        self.shared: dict[tuple[str, Problem], list[str]] = {}
+
+    def add(self, noun: str, problem: Problem, place: str, *ids: Any) -> None:
+        if problem.is_shared:
+            self.shared.setdefault((noun, problem), []).append(place)
+        else:
+            self.single.append(Finding("error", problem.kind, place, problem.text, *ids))
+
+    def all(self) -> list[Finding]:
+        """Shared ones first: they are the causes of others."""
+        shared = []
+        for (noun, problem), places in self.shared.items():
+            if len(places) == 1:
+                shared.append(Finding("error", problem.kind, places[0], problem.text))
+            else:
+                text = f"{len(places):,} {noun}: {problem.text}; first {places[0]}"
+                shared.append(Finding("error", problem.kind, "", text))
+        return shared + self.single
+
+
+class _Inspection:
+    """Goes through a json list by list; what hangs on something wrong is left out."""
+
+    def __init__(self, content: Entry, folder: Path | None, *, with_masks: bool, with_keypoints: bool) -> None:
+        self.content = content
+        self.folder = None if folder is None else os.path.abspath(folder)
+        self.with_masks = with_masks
+        self.with_keypoints = with_keypoints
+        self.found = _Findings()
+        self.findings: list[Finding] = []
+        self.flat_polygons: list[str] = []  # places
+
+    def checked(self) -> CheckedAnnotations:
+        has_plain_numbers = _make_numbers_plain(self.content)
+        categories, images = self._by_id("categories"), self._by_id("images")
+        right_categories = self._right_categories(categories)
+        right_images, pictures = self._right_images(images)
+        has_plain_ids = _make_ids_plain(images.values())
+        annotations, places = self._right_annotations(images, categories, right_images, right_categories)
+
+        if self.flat_polygons:
+            text = f"{FLAT_POLYGON}: {len(self.flat_polygons):,}, first {some(self.flat_polygons)}"
+            self.findings.append(Finding("warning", FLAT_POLYGON, "", text))
+        self.findings += [*_odd_boxes(annotations, images)]
+        repairs = find_repairs(annotations, images, right_categories, self.with_masks, self.with_keypoints)
+        self.findings += [*repair_findings(repairs, annotations, places, images)]
+        kept_places = [place for place, is_dropped in zip(places, repairs.is_dropped, strict=True) if not is_dropped]
+        kept = apply_repairs(annotations, repairs, [*right_categories.values()])
+        for annotation in kept:
+            annotation["image_id"] = images[annotation["image_id"]]["id"]
+        content = self.content | {
+            "categories": [*right_categories.values()],
+            "images": [*right_images.values()],
+            "annotations": kept,
+        }
+        if "annotations" not in self.content:
+            del content["annotations"]
+        return CheckedAnnotations(
+            content=content,
+            findings=[*self.found.all(), *self.findings],
+            repairs=self._count_repairs(repairs),
+            is_changed=bool(self.flat_polygons or repairs.kinds) or not (has_plain_numbers and has_plain_ids),
+            places=dict(zip((annotation["id"] for annotation in kept), kept_places, strict=True)),
+            pictures=pictures,
+        )
+
+    def _count_repairs(self, repairs: Repairs) -> dict[str, int]:
+        counts = {kind: len(positions) for kind, positions in repairs.kinds.items()}
+        return counts | ({FLAT_POLYGON: len(self.flat_polygons)} if self.flat_polygons else {})
+
+    def _by_id(self, key: str) -> dict[Any, Entry]:
+        """The entries of a list that have an id of their own."""
+        entries: dict[Any, Entry] = {}
+        repeats: Counter[Any] = Counter()
+        for position, entry in enumerate(self.content[key]):
+            if problem := id_problem(key, entry):
+                self.found.add(key, problem, f"{key}[{position}]")
+            elif (first := entries.setdefault(entry["id"], entry)) is entry:
+                continue
+            elif first == entry:
+                repeats[entry["id"]] += 1
+            else:
+                text = f"id {entry['id']!r} is taken by an earlier entry; give each its own id"
+                self.found.add(key, Problem("duplicate id", text), f"{key}[{position}]")
+        noun = {"categories": "category", "images": "image"}[key]
+        for entry_id, number in repeats.items():
+            text = f"the same {noun} is listed {number + 1} times; delete the repeats"
+            self.findings.append(Finding("error", "duplicate id", f"{noun} {entry_id}", text))
+        return entries
+
+    def _right_categories(self, categories: Mapping[int, Entry]) -> dict[int, Entry]:
+        right = {}
+        by_name: dict[str, list[int]] = {}
+        for category_id, category in categories.items():
+            problems = [*category_problems(category)]
+            for problem in problems:
+                self.found.add("categories", problem, f"category {category_id}")
+            if not problems:
+                right[category_id] = category
+                by_name.setdefault(category["name"], []).append(category_id)
+        used = {
+            annotation["category_id"]
+            for annotation in self.content.get("annotations", [])
+            if isinstance(annotation, dict) and type(annotation.get("category_id")) is int
+        }
+        for name, ids in by_name.items():
+            if len(ids) > 1:
+                self.findings.append(_equal_names(name, ids, used))
+        return right
+
+    def _right_images(self, images: Mapping[Any, Entry]) -> tuple[dict[Any, Entry], list[Entry]]:
+        """
+        Returns:
+            The images without a problem, by the json's id, and those whose file is there.
+        """
+        right, pictures, missing = {}, [], []
+        for image_id, image in images.items():
+            problem = file_name_problem(image, self.folder)
+            problems = [*size_problems(image)]
+            if self.folder is None or (problem and problem.kind != OUTSIDE_FOLDER):
+                problems += [problem] if problem else []
+            elif problem is None and os.path.isfile(os.path.join(self.folder, image["file_name"])):
+                pictures.append(image)
+            else:
+                missing.append(image)
+            for found in problems:
+                self.found.add("images", found, image_place(image), image_id)
+            if not problems:
+                right[image_id] = image
+        if self.folder is not None:
+            self.findings += missing_files(missing, num_images=len(images), folder=self.folder)
+        return right, pictures
+
+    def _right_annotations(
+        self,
+        images: Mapping[Any, Entry],
+        categories: Mapping[int, Entry],
+        right_images: Mapping[Any, Entry],
+        right_categories: Mapping[int, Entry],
+    ) -> tuple[list[Entry], list[str]]:
+        """
+        Returns:
+            The annotations that have no problem and hang on nothing wrong, and what findings call them.
+        """
+        right, places = [], []
+        first_places: dict[tuple[object, ...], str] = {}  # by all that makes a box another one
+        for position, annotation in enumerate(self.content.get("annotations", [])):
+            if not isinstance(annotation, dict):
+                problem = id_problem("annotations", annotation)
+                assert problem is not None
+                self.found.add("annotations", problem, f"annotations[{position}]")
+                continue
+            image_id = annotation.get("image_id")
+            image = images.get(image_id) if type(image_id) in (int, str) else None
+            place = annotation_place(annotation, position, image)
+            if is_flat(annotation.get("segmentation")):
+                annotation["segmentation"] = [annotation["segmentation"]]
+                self.flat_polygons.append(place)
+            problems = [*annotation_problems(annotation, images, categories)]
+            for problem in problems:
+                self.found.add("annotations", problem, place, image_id, annotation.get("id"))
+            if problems or image_id not in right_images or annotation["category_id"] not in right_categories:
+                continue
+            right.append(annotation)
+            places.append(place)
+            key = (image_id, annotation["category_id"], *(annotation.get("bbox") or (position,)))
+            if (first := first_places.setdefault(key, place)) is not place:
+                text = f"the same box and category as {first}; delete one of them"
+                ids = image_id, annotation.get("id")
+                self.findings.append(Finding("warning", "duplicate boxes", place, text, *ids))
+        return right, places
+
+
+def _make_numbers_plain(content: Entry) -> bool:
+    """Write whole floats as integers, in place; False if there were any."""
+    is_plain = True
+    keys = {
+        "categories": ("id",),
+        "images": ("id", "width", "height"),
+        "annotations": ("id", "image_id", "category_id", "iscrowd"),
+    }
+    for name, numbers in keys.items():
+        for entry in content.get(name, []):
+            for key in numbers if isinstance(entry, dict) else ():
+                value = entry.get(key)
+                if type(value) is float or (key == "iscrowd" and type(value) is bool):
+                    entry[key] = int(value) if type(value) is bool else plain_number(value)
+                    is_plain = is_plain and entry[key] is value
+    return is_plain
+
+
+def _make_ids_plain(images: Collection[Entry]) -> bool:
+    """Number images whose ids are not whole numbers from 0 to 2^53, in place; False if there were any."""
+    if all(type(image["id"]) is int and 0 <= image["id"] < LARGEST_ID for image in images):
+        return True
+    for number, image in enumerate(images, start=1):
+        image.update(id=number, original_id=image["id"])
+    return False
+
+
+def _equal_names(name: str, ids: Sequence[int], used: set[int]) -> Finding:
+    places = f"categories {some([*map(str, ids)], 10)}"
+    num_used = len(used.intersection(ids))
+    if num_used > 1:
+        advice = "rename all but one, or give their annotations one id and delete the others"
+    else:
+        advice = "delete those that no annotation has" if num_used else "delete the repeats"
+    text = f"they have one name, {name!r}, and figures by class would melt together; {advice}"
+    return Finding("error", "equal names", places, text)
+
+
+def _odd_boxes(annotations: Sequence[Entry], images: Mapping[Any, Entry]) -> Iterator[Finding]:
+    """Boxes that are all written in another way."""
+    pairs = [(a["bbox"], images[a["image_id"]]) for a in annotations if a.get("bbox") and are_numbers(a["bbox"])]
+    if not pairs:
+        return
+    boxes = np.array([box for box, _ in pairs], dtype=np.float64)
+    limits = np.array([(image["width"], image["height"]) for _, image in pairs])
+    ends = boxes[:, :2] + boxes[:, 2:]
+    if boxes.min() >= 0 and boxes.max() <= 1 and (boxes % 1).any() and limits.min() > 1:
+        text = (
+            f"all {len(boxes):,} boxes lie within one pixel: are they normalised to 0..1? Multiply x and width by the "
+            "image's width, y and height by its height"
+        )
+        yield Finding("error", "normalised boxes", "", text)
+    num_outside = int((ends > limits + EDGE_TOLERANCE).any(axis=1).sum())
+    if 2 * num_outside > len(boxes) > 1 and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limits).all():
+        text = (
+            f"{num_outside:,} of {len(boxes):,} boxes leave their images, and all would fit as x0, y0, x1, y1: write "
+            "x, y, width, height"
+        )
+        yield Finding("warning", "corners for boxes", "", text)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ..pictures import digest, read_picture, size_problem
-from .findings import Finding, image_place
+from .findings import Finding, image_place, original_id, some
 from .rules import Entry
 
 
@@ -30,15 +30,21 @@ def check_pictures(folder: Path, images: Sequence[Entry], *, show_progress: bool
     """
     Args:
         folder: that the `file_name`s are relative to.
-        images: of the json; each with an id and a file name within the folder.
+        images: of the json; each with an id and a file that is there.
         show_progress: draws a bar of the images.
     """
     checked = CheckedPictures([], {}, {}, set())
-    if not folder.is_dir():
-        text = "there is no such folder of images; correct the path"
-        checked.findings.append(Finding("error", "missing folder", str(folder), text))
-        return checked
     real_folder = Path(os.path.realpath(folder))
+    links = [
+        image_place(image)
+        for image in images
+        if not Path(os.path.realpath(real_folder / image["file_name"])).is_relative_to(real_folder)
+    ]
+    if links:
+        text = (
+            f"{len(links):,} files are symbolic links that leave {folder}, first {some(links)}; copies go along with it"
+        )
+        checked.findings.append(Finding("warning", "symbolic links", "", text))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's own, about EXIF data and the like
         for image in tqdm(images, desc="reading pictures", unit="image", disable=not show_progress):
@@ -48,16 +54,9 @@ def check_pictures(folder: Path, images: Sequence[Entry], *, show_progress: bool
 
 def _check_picture(image: Entry, folder: Path, checked: CheckedPictures) -> None:
     def add(kind: str, text: str) -> None:
-        checked.findings.append(Finding("error", kind, image_place(image), text, image["id"]))
+        checked.findings.append(Finding("error", kind, image_place(image), text, original_id(image)))
 
     file = os.path.join(folder, image["file_name"])
-    if not os.path.isfile(file):
-        add("missing file", f"there is no such file in {folder}; add it or delete this image from the json")
-        return
-    if not Path(os.path.realpath(file)).is_relative_to(folder):
-        add(
-            "file outside the folder", "a symbolic link that leaves the folder of the images; put the file itself there"
-        )
     try:
         picture = read_picture(file, "RGB")
     except UserError as error:

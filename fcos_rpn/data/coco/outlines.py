@@ -48,6 +48,11 @@ def segmentation_problem(segmentation: object, image_size: tuple[int, int] | Non
     return None
 
 
+def is_flat(segmentation: object) -> bool:
+    """Whether it is a polygon that is not in a list of polygons."""
+    return isinstance(segmentation, list) and bool(segmentation) and are_numbers(segmentation)
+
+
 def lacks_polygon(segmentation: object) -> bool:
     """Whether there are polygons, and all of them have too few points: Detectron2 leaves out the whole annotation.
 
