@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import FCOSTargets, Locations, UserError, compute_locations
-from ..analysis.origins import fcos_of
+from ..analysis.box_origins import fcos_of
 from ..config import read_config
 from ..data import CheckedDatasetMapper
 from ..engine.setup import use_datasets
