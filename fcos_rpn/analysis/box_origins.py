@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 from detectron2.structures import ImageList, Instances, pairwise_iou
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..modeling.assigner import FCOSAssigner
-from ..modeling.core import FCOSCore
+from ..modeling.find import find_fcos
 from ..modeling.geometry import Locations
 from ..modeling.meta_arch import FCOS, batch_images
-from ..modeling.postprocess import FCOSPostProcessor
-from ..modeling.proposal_generator import FCOSRPN
 
 
 class BoxOrigins(NamedTuple):
@@ -41,14 +39,6 @@ class BoxOrigins(NamedTuple):
         return cls(*(torch.cat(fields) for fields in zip(*of_images, strict=True)))
 
 
-def fcos_of(model: nn.Module) -> tuple[FCOSCore, FCOSPostProcessor] | None:
-    """What predicts, and what selects at inference, in an `FCOS` or in the `FCOSRPN` of another model; None without."""
-    if isinstance(model, FCOS):
-        return model.core, model.postprocessor
-    generator = getattr(model, "proposal_generator", None)
-    return (generator.core, generator.test_postprocessor) if isinstance(generator, FCOSRPN) else None
-
-
 def preprocess(model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: list[dict[str, Any]]) -> ImageList:
     """What the backbone takes. Detectron2's ProposalNetwork has no method for it."""
     return batch_images(batched_inputs, model.backbone, model.pixel_mean, model.pixel_std)
@@ -61,14 +51,14 @@ def find_with_origins(
     """Detections of a one-stage FCOS, or proposals of an R-CNN's FCOSRPN, and where they come from.
 
     Args:
-        model: one for which `fcos_of` finds an FCOS, in evaluation mode.
+        model: one for which `find_fcos` finds an FCOS, in evaluation mode.
         batched_inputs: N of Detectron2's inputs with `instances`: `gt_boxes` and `gt_classes`, as in training.
         limit: how many boxes of an image, the best ones, are looked at.
 
     Returns:
         N instances with `pred_boxes`, `scores`, `pred_classes` and `location_idxs`, best first, with their origins.
     """
-    parts = fcos_of(model)
+    parts = find_fcos(model)
     if parts is None:
         raise ValueError(f"{type(model).__name__} has neither the meta-architecture FCOS nor an FCOSRPN")
     core, postprocessor = parts

@@ -27,7 +27,7 @@ from ..analysis import BOX_CONVENTIONS, Analysis, analyze, read_boxes
 from ..analysis.report import figures_table, unlearned_ids, unlearned_table
 from ..analysis.suggest import suggest
 from ..config import read_config
-from ..errors import UserError, make_folder
+from ..errors import UserError, write_whole
 from ..model_zoo import find_config
 
 
@@ -101,11 +101,8 @@ def suggested_config(path: Path, base: Path, changes: dict[str, Any], before: An
 
 
 def write_text(path: Path, text: str) -> None:
-    make_folder(path.parent)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with write_whole(path) as file:
+        file.write(text.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,14 +27,7 @@ from detectron2.structures import Instances
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..analysis.box_origins import (
-    BoxOrigins,
-    ambiguous_shares,
-    fcos_of,
-    find_with_origins,
-    preprocess,
-    rank_correlation,
-)
+from ..analysis.box_origins import BoxOrigins, ambiguous_shares, find_with_origins, preprocess, rank_correlation
 from ..checkpoint import FCOSCheckpointer
 from ..config import read_config
 from ..data import CheckedDatasetMapper
@@ -42,6 +35,7 @@ from ..engine.setup import require_device, use_datasets
 from ..errors import make_folder
 from ..evaluation import PrecisionRecall, precision_recall, write_results
 from ..model_zoo import find_config
+from ..modeling.find import find_fcos
 from ..visualization import plot_precision_recall, plot_score_against_iou, save_figure
 
 NUM_BOXES = 100
@@ -141,7 +135,7 @@ def analyze(model: Any, cfg: CfgNode, title: str) -> Report:
     boxes: dict[int, tuple[Any, Any]] = {}
     origins: list[BoxOrigins] = []
     for (x,) in tqdm(loader, desc=title, unit="image"):
-        if fcos_of(model) is None:
+        if find_fcos(model) is None:
             found = find(model, x)
         else:
             ((found, traced),) = find_with_origins(model, [x], limit=NUM_BOXES)

@@ -266,8 +266,5 @@ class CocoReport:
             self.detections.append({**detection, "category_id": detection["category_id"] + 1})
 
     def write(self) -> None:
-        try:
-            write_results(self.file, self.detections)
-            write_results(self.table_file, {"images": self.images, "categories": self.categories})
-        except OSError as error:
-            raise UserError(f"--json {self.file}: cannot be written ({error.strerror})") from error
+        write_results(self.file, self.detections)
+        write_results(self.table_file, {"images": self.images, "categories": self.categories})

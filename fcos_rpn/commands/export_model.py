@@ -17,8 +17,8 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import FCOSCheckpointer, read_class_names
 from ..config import read_config
-from ..errors import UserError, make_folder
-from ..export import FORMATS, TwoStageNetwork, export_graph, network_of, require_packages, write_whole
+from ..errors import UserError, write_whole
+from ..export import FORMATS, TwoStageNetwork, export_graph, network_of, require_packages
 from ..model_zoo import find_config
 
 
@@ -33,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
     network = network_of(model)
 
-    make_folder(output.parent)
     with write_whole(output) as file:
         program = export_graph(network, size=tuple(args.size))
         form.write(program, network.output_names, notes_of(cfg), file)

@@ -23,13 +23,13 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import FCOSTargets, Locations, UserError, compute_locations
-from ..analysis.box_origins import fcos_of
 from ..config import read_config
 from ..data import CheckedDatasetMapper
 from ..engine.setup import use_datasets
 from ..errors import make_folder
 from ..model_zoo import find_config
 from ..modeling.core import FCOSCore
+from ..modeling.find import find_fcos
 from ..visualization import draw_assignment, draw_target_centerness
 
 
@@ -98,7 +98,7 @@ def require_fcos(model: nn.Module, cfg: CfgNode) -> FCOSCore:
     Raises:
         UserError: if the model has none.
     """
-    parts = fcos_of(model)
+    parts = find_fcos(model)
     if parts is None:
         raise UserError(
             "the config has no FCOS to learn anything: MODEL.META_ARCHITECTURE must be FCOS, or "

@@ -26,6 +26,7 @@ from ..data import TrainLoader, class_names, register_coco_folder, require_files
 from ..data.loader import ImageOrder, Record, are_wide
 from ..errors import UserError, make_folder
 from ..model_zoo import find_config
+from ..modeling.find import find_fcos
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
 from .setup import require_device, training_log_writers
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
@@ -226,10 +227,11 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 
 def _require_strides(model: nn.Module) -> None:
-    """From YAML the strides come from the backbone; here they are written down."""
-    core = getattr(getattr(model, "proposal_generator", model), "core", None)
-    if core is None:
+    """Compare the strides that the config writes down with those of the backbone."""
+    parts = find_fcos(model)
+    if parts is None:
         return
+    core = parts.core
     backbone: Any = model.backbone
     shapes = backbone.output_shape()
     if unknown := [level for level in core.in_features if level not in shapes]:

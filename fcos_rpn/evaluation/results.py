@@ -6,11 +6,12 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from detectron2.utils.events import JSONWriter, get_event_storage
 from tabulate import tabulate
+
+from ..errors import write_whole
 
 Results: TypeAlias = "float | str | Sequence[Results] | Mapping[str, Results] | None"
 CLASS_COLUMNS = 3
@@ -44,11 +45,8 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
     NaN and infinity, which JSON lacks, become null. The file is replaced in one step, so a reader never sees half of
     it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(_strict(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with write_whole(path) as file:
+        file.write(json.dumps(_strict(results), indent=2, allow_nan=False).encode() + b"\n")
 
 
 class StrictJSONWriter(JSONWriter):

@@ -6,7 +6,7 @@ graph      which of them a model is, and its graph
 formats    the graph in a file
 """
 
-from .formats import FORMATS, Format, as_onnx, as_torch_export, require_packages, write_whole
+from .formats import FORMATS, Format, as_onnx, as_torch_export, require_packages
 from .graph import export_graph, network_of
 from .network import BoxNetwork
 from .rcnn import TwoStageNetwork
@@ -21,5 +21,4 @@ __all__ = [
     "export_graph",
     "network_of",
     "require_packages",
-    "write_whole",
 ]

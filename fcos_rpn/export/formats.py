@@ -1,11 +1,8 @@
 """A graph in a file: what is written, which packages that takes, and that a file of the final name is a whole one."""
 
-import contextlib
 import importlib.util
 import io
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import torch
@@ -64,26 +61,3 @@ def require_packages(names: Sequence[str], *, wanted_for: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{wanted_for} needs {' and '.join(missing)}, which is not installed: {install_hint('export')}")
-
-
-@contextlib.contextmanager
-def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file under another name, which takes its own once all is written, and is removed if that fails.
-
-    Raises:
-        UserError: before anything is written, if it cannot be.
-    """
-    if path.is_dir():
-        raise UserError(f"{path}: cannot be written (it is a folder)")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        file = partial.open("wb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        with file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -77,10 +77,10 @@ class FCOSPostProcessor:
             computes_centerness: take the centerness of the location in the box that it predicts (paper, table 4).
 
         Raises:
-            UserError: on an unknown fusion or kind of score.
+            ArgumentError: on an unknown fusion or kind of score.
         """
-        require_one_of("MODEL.FCOS.SCORE_FUSION", score_fusion, SCORE_FUSIONS)
-        require_one_of("MODEL.FCOS.THRESH_ON", thresh_on, THRESHOLDED)
+        require_one_of("score_fusion", score_fusion, SCORE_FUSIONS)
+        require_one_of("thresh_on", thresh_on, THRESHOLDED)
         self.score_thresh = score_thresh
         self.pre_nms_topk = pre_nms_topk
         self.nms_thresh = nms_thresh

@@ -10,10 +10,6 @@ from fcos_rpn import UserError
 from tests.tiny import write_coco_folder
 
 
-def arguments(*given: str):
-    return compare_proposals.build_argument_parser().parse_args(list(given))
-
-
 @pytest.fixture
 def data(tmp_path):
     images, annotations = write_coco_folder(tmp_path / "data", num_images=10)
@@ -61,7 +57,7 @@ def test_curves_leave_out_what_a_stopped_run_lacks():
 def test_trains_evaluates_and_takes_up_what_is_done(tmp_path, data, detectron2_restored, capsys):
     output = tmp_path / "output"
     options = ["--systems", "fcos_rpn", "--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
-    compare_proposals.main(arguments(*data, *options, "--output", str(output)))
+    compare_proposals.main([*data, *options, "--output", str(output)])
     printed = capsys.readouterr().out
     found = json.loads((output / "results.json").read_text())
     (run,) = found["runs"]
@@ -70,19 +66,19 @@ def test_trains_evaluates_and_takes_up_what_is_done(tmp_path, data, detectron2_r
     assert (output / "curves.png").exists()
 
     written = (output / "fcos_rpn" / "seed1" / "model_final.pth").stat().st_mtime_ns
-    compare_proposals.main(arguments(*data, *options, "--output", str(output)))
+    compare_proposals.main([*data, *options, "--output", str(output)])
     assert (output / "fcos_rpn" / "seed1" / "model_final.pth").stat().st_mtime_ns == written
 
-    compare_proposals.main(arguments("--table", str(output / "results.json")))
+    compare_proposals.main(["--table", str(output / "results.json")])
     table = capsys.readouterr().out.strip().splitlines()[-3:]
     assert "\n".join(table) in printed
 
 
 def test_mistakes_are_named(tmp_path, data):
     with pytest.raises(UserError, match="--test is missing"):
-        compare_proposals.main(arguments("--train", "images", "a.json"))
+        compare_proposals.main(["--train", "images", "a.json"])
     with pytest.raises(UserError, match=r"cannot read .*nothing\.json"):
-        compare_proposals.main(arguments("--table", str(tmp_path / "nothing.json")))
+        compare_proposals.main(["--table", str(tmp_path / "nothing.json")])
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json/output: cannot be made or written"):
-        compare_proposals.main(arguments(*data, "--output", str(tmp_path / "other.json" / "output")))
+        compare_proposals.main([*data, "--output", str(tmp_path / "other.json" / "output")])

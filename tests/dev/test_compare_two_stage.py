@@ -15,9 +15,9 @@ def arguments(*given):
 
 
 def test_named_systems_are_screened_alone():
-    named = ["--systems", "rpn+p2", "fcos_rpn+p2+weight3"]
-    assert compare_two_stage.systems_of(arguments("--screen", *named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
-    assert compare_two_stage.systems_of(arguments(*named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
+    named = ["--systems", "rpn+p2", "fcos_rpn+p2+loss_weight_0.3"]
+    assert compare_two_stage.systems_of(arguments("--screen", *named)) == ["rpn+p2", "fcos_rpn+p2+loss_weight_0.3"]
+    assert compare_two_stage.systems_of(arguments(*named)) == ["rpn+p2", "fcos_rpn+p2+loss_weight_0.3"]
     assert compare_two_stage.systems_of(arguments("--screen")) == compare_two_stage.screened_systems()
     assert list(compare_two_stage.systems_of(arguments())) == ["rpn", "fcos_rpn", "fcos"]
 
@@ -51,17 +51,17 @@ def test_trains_evaluates_and_times(tmp_path, detectron2_restored, capsys):
     given += ["--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
     output = tmp_path / "output"
     given += ["--output", str(output), "--systems", "fcos_rpn+fused", "--proposals", "5", "20"]
-    compare_two_stage.main(arguments(*given))
+    compare_two_stage.main(given)
     printed = capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
     assert [run["system"] for run in results["runs"]] == ["fcos_rpn+fused"]
     assert [found["limit"] for found in results["limits"]] == [5, 20]
     assert all(found["seconds_per_image"] > 0 for found in results["limits"])
     assert (output / "limits.png").exists()
-    compare_two_stage.main(arguments("--table", str(output / "results.json")))
+    compare_two_stage.main(["--table", str(output / "results.json")])
     assert capsys.readouterr().out.strip() in printed
 
 
 def test_numbers_of_proposals_are_not_screened():
     with pytest.raises(UserError, match="--proposals goes without --screen"):
-        compare_two_stage.main(arguments("--screen", "--proposals", "10"))
+        compare_two_stage.main(["--screen", "--proposals", "10"])

@@ -5,7 +5,6 @@ import torch
 import torchvision
 
 from dev.experiment import Experiment, System
-from fcos_rpn.engine.progress import TrainerWithProgress
 from tests.tiny import write_coco_folder
 
 
@@ -19,8 +18,8 @@ def make_experiment(tmp_path):
     def make(**fields) -> Experiment:
         defaults = {
             "systems": {
-                "rpn_gn": System("anchor RPN, GN", "evidence/rpn_gn.yaml"),
-                "fcos_rpn": System("FCOSRPN", "evidence/fcos_rpn.yaml"),
+                "rpn_gn": System("anchor RPN, GN", "rpn_gn.yaml"),
+                "fcos_rpn": System("FCOSRPN", "fcos_rpn.yaml"),
             },
             "train": [images, annotations],
             "test": [images, annotations],
@@ -30,12 +29,11 @@ def make_experiment(tmp_path):
             "short_side": 64,
             "rates": [0.001],
             "output": tmp_path / "output",
-            "trainer": TrainerWithProgress,
             "criterion": ("box_proposals", "AR@100"),
             "followed": ("AR@100",),
             "evaluations": 6,
             "fold_part": 4,
-            "summarize": lambda found: found["box_proposals"],
+            "summarize": lambda found, cfg: found["box_proposals"],
         }
         return Experiment(**{**defaults, **fields})
 

@@ -72,7 +72,6 @@ def test_build(tmp_path, monkeypatch):
     assert persons["images"] == content["images"]
     assert [annotation["id"] for annotation in persons["annotations"]] == [3]
     assert persons["categories"] == [{"id": 1, "name": "person"}]
-    assert not list((tmp_path / "mini").rglob("*.tmp"))
 
 
 def test_build_keeps_pictures_that_are_there(tmp_path, monkeypatch):
