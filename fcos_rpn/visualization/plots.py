@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, PercentFormatter, ScalarFormatter
 from torch import Tensor
 
-from ..analysis.origins import BoxOrigins, rank_correlation
+from ..analysis.box_origins import BoxOrigins, rank_correlation
 from ..evaluation.precision_recall import REPORTED_THRESHOLDS, PrecisionRecall
 from ..evaluation.recall import RecallCurves
 from .fonts import installed_fonts
