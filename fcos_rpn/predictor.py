@@ -23,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from .analysis.origins import preprocess
+from .analysis.box_origins import preprocess
 from .checkpoint import FCOSCheckpointer, read_class_names
 from .config import read_config
 from .data.pictures import pixels_of

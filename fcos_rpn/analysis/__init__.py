@@ -9,9 +9,9 @@ suggest      input size, pyramid and ranges that leave fewer boxes unlearned, as
 detections   of a trained FCOS: scores against IoU, boxes from ambiguous locations
 """
 
+from .annotated_boxes import BOX_CONVENTIONS, Annotations, read_boxes
 from .assignment import Ambiguity, ambiguous_samples, best_possible_recall
-from .boxes import BOX_CONVENTIONS, Annotations, read_boxes
-from .figures import Analysis, analyze
+from .statistics import Analysis, analyze
 
 __all__ = [
     "BOX_CONVENTIONS",

@@ -22,8 +22,8 @@ from torchvision.ops import box_iou
 
 from ..errors import UserError
 from ..modeling.core import require_levels
+from .annotated_boxes import ImageGroup
 from .assignment import Assignment, grid_sizes
-from .boxes import ImageGroup
 
 LOW_QUALITY_IOU = {"none": float("inf"), "IoU >= .4": 0.4, "all": 0.0}
 """Rule -> the least IoU of a low-quality match. "all" is what Detectron2 trains with, RetinaNet and RPN alike."""

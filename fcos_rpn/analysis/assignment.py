@@ -15,7 +15,7 @@ from torch import Tensor
 from ..modeling.assigner import FCOSAssigner, smallest_candidates
 from ..modeling.core import FCOSCore
 from ..modeling.geometry import Locations, compute_locations
-from .boxes import ImageGroup
+from .annotated_boxes import ImageGroup
 
 
 class Assignment(NamedTuple):

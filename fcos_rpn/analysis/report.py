@@ -9,7 +9,7 @@ import torch
 from tabulate import tabulate
 
 from .assignment import percent
-from .figures import Analysis, PerImage
+from .statistics import Analysis, PerImage
 
 SIDES = (0, 4, 8, 16, 32, 64)
 """Lower ends of the bins of boxes by their shorter side, in pixels of the network's input."""

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..modeling.assigner import FCOSAssigner
+from .annotated_boxes import Annotations, input_boxes, input_sizes, padded_sizes
 from .assignment import LocationSampler
-from .boxes import Annotations, input_boxes, input_sizes, padded_sizes
-from .figures import Analysis, build_sampler, measure
+from .statistics import Analysis, build_sampler, measure
 
 ENLARGEMENTS = (1.0, 1.25, 1.5, 2.0)
 """Of the sides of the input."""

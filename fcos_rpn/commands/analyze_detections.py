@@ -27,7 +27,7 @@ from detectron2.structures import Instances
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..analysis.origins import BoxOrigins, ambiguous_shares, find_with_origins, preprocess, rank_correlation
+from ..analysis.box_origins import BoxOrigins, ambiguous_shares, find_with_origins, preprocess, rank_correlation
 from ..checkpoint import FCOSCheckpointer
 from ..config import read_config
 from ..data import CheckedDatasetMapper

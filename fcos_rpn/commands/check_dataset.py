@@ -26,8 +26,8 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from ..analysis import Analysis, Annotations
-from ..analysis.boxes import boxes_of, input_boxes, input_sizes, padded_sizes
-from ..analysis.figures import build_sampler, measure
+from ..analysis.annotated_boxes import boxes_of, input_boxes, input_sizes, padded_sizes
+from ..analysis.statistics import build_sampler, measure
 from ..config import read_config
 from ..data.coco.annotations import CheckedAnnotations
 from ..data.coco.check import check_json, compare_classes

@@ -6,7 +6,7 @@ dataset   annotated images and histograms of their boxes
 sheet     the panels that pictures are drawn onto
 """
 
-from .boxes_plot import draw_annotations, plot_boxes, tile
+from .dataset_plots import draw_annotations, plot_boxes, tile
 from .draw import (
     draw_assignment,
     draw_best_proposals,

@@ -8,8 +8,8 @@ from detectron2.structures import Boxes, pairwise_iou
 from fcos_rpn import UserError
 from fcos_rpn.analysis import anchors as anchors_module
 from fcos_rpn.analysis.anchors import AnchorSampler
-from fcos_rpn.analysis.boxes import ImageGroup
-from fcos_rpn.analysis.figures import build_sampler
+from fcos_rpn.analysis.annotated_boxes import ImageGroup
+from fcos_rpn.analysis.statistics import build_sampler
 from tests.tiny import tiny_config
 
 

@@ -7,8 +7,8 @@ from detectron2.structures import Boxes, Instances
 
 from fcos_rpn import FCOSAssigner, UserError, compute_locations
 from fcos_rpn.analysis import ambiguous_samples, best_possible_recall
+from fcos_rpn.analysis.annotated_boxes import ImageGroup
 from fcos_rpn.analysis.assignment import LocationSampler, assign
-from fcos_rpn.analysis.boxes import ImageGroup
 from tests import naive
 from tests.tiny import tiny_config
 

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
-from fcos_rpn.analysis.origins import BoxOrigins
+from fcos_rpn.analysis.box_origins import BoxOrigins
 from fcos_rpn.evaluation import PrecisionRecall, RecallCurves
 from fcos_rpn.evaluation.matching import IOU_THRESHOLDS
 from fcos_rpn.visualization import (

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from .anchors import AnchorSampler
+from .annotated_boxes import Annotations, group_images, input_boxes, input_sizes, padded_sizes
 from .assignment import LocationSampler, percent
-from .boxes import Annotations, group_images, input_boxes, input_sizes, padded_sizes
 
 Sampler: TypeAlias = LocationSampler | AnchorSampler
 

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from fcos_rpn import FCOSAssigner, compute_locations
-from fcos_rpn.analysis.origins import (
+from fcos_rpn.analysis.box_origins import (
     BoxOrigins,
     ambiguous_shares,
     find_with_origins,
