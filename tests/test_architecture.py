@@ -33,6 +33,7 @@ MODELING = {
     "deformable": 0,
     "focal_loss": 0,
     "geometry": 0,
+    "keys": 0,
     "optimize": 0,
     "rpn_head": 0,
     "assigner": 1,
@@ -42,14 +43,14 @@ MODELING = {
     "backbones.fpn": 2,
     "losses": 2,
     "postprocess": 2,
-    "training_log": 2,
     "backbones": 3,
-    "core": 3,
     "rcnn": 3,
-    "meta_arch": 4,
-    "proposal_generator": 4,
-    "find": 5,
-    "tta": 5,
+    "training_log": 3,
+    "core": 4,
+    "meta_arch": 5,
+    "proposal_generator": 5,
+    "find": 6,
+    "tta": 6,
 }
 """The same for the modules of `modeling`. A new module gets its floor here."""
 
