@@ -1,22 +1,10 @@
-import contextlib
 import errno
-import resource
 
 import pytest
 import torch
 
 from fcos_rpn.errors import UserError, make_folder, user_errors_as_messages, write_whole
-
-
-@contextlib.contextmanager
-def full_disk(num_bytes):
-    """Let no file grow beyond a size, in place of a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+from tests.traps import full_disk
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
@@ -50,7 +38,7 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, write):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of the caller"), UserError("of the caller")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt("x"), RuntimeError("x"), UserError("x")])
 def test_other_errors_pass_and_leave_nothing(tmp_path, error):
     def write_half():
         with write_whole(tmp_path / "file") as file:

@@ -168,10 +168,17 @@ def use_folders(cfg: DictConfig, *, is_training: bool = True) -> None:
     train, test = folders.get("train", []), folders.get("test", [])
     if len(test) > 1:
         raise UserError("--test: a LazyConfig evaluates one data set; give one folder")
+    roi_heads = cfg.model.get("roi_heads") or {}
+    register = functools.partial(
+        register_coco_folder,
+        output_dir=output_dir,
+        with_masks=bool(roi_heads.get("mask_head")),
+        with_keypoints=bool(roi_heads.get("keypoint_head")),
+    )
     if is_training and train:
-        data.train.dataset.names = [register_coco_folder(*folder, output_dir=output_dir) for folder in train]
+        data.train.dataset.names = [register(*folder) for folder in train]
     if test:
-        data.test.dataset.names = register_coco_folder(*test[0], output_dir=output_dir)
+        data.test.dataset.names = register(*test[0])
     used = [*(_names(data.train) if is_training else ()), *_test_names(cfg)]
     if not used:
         raise UserError("there is nothing to evaluate: name a data set in dataloader.test, or give --test IMAGES JSON")

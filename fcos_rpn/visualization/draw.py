@@ -25,7 +25,7 @@ from ..modeling.assigner import FCOSTargets
 from ..modeling.geometry import Locations, compute_centerness
 from ..modeling.head import FCOSPredictions
 from ..modeling.postprocess import FCOSPostProcessor
-from .sheet import AS_PIXELS, INK, Picture, Sheet, add_legend, add_tag, draw_boxes
+from .sheet import AS_PIXELS, INK, Picture, Sheet, add_tag, draw_boxes
 
 PALETTE = ["#ff4d5e", "#2f9bff", "#ffc21a", "#35d07f", "#b06bff", "#ff8a1f", "#19d3da", "#ff6ec7", "#b5e61d", "#c98f63"]
 """Colors of the classes, or of the boxes of an image, in turn."""
@@ -101,11 +101,11 @@ def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances
 
     sheet = Sheet(image, num_panels=2)
     panel = sheet.add_panel("Ground truth", _count_boxes(gt_iou), is_muted=True)
-    _add_match_legend(panel, gt_iou)
+    _add_match_legend(sheet, panel, gt_iou)
     labels = [f"{math.floor(100 * value) / 100:.2f}" for value in gt_iou]  # 0.699 is not yet 0.70
     draw_boxes(panel, gt_boxes.tensor, _match_colors(gt_iou), labels)
     panel = sheet.add_panel("Proposals", f"best {len(proposals)}", is_muted=True)
-    _add_match_legend(panel, proposal_iou)
+    _add_match_legend(sheet, panel, proposal_iou)
     alphas = 0.25 + 0.75 * proposals.objectness_logits.sigmoid()
     draw_boxes(panel, proposals.proposal_boxes.tensor, _match_colors(proposal_iou), alphas=alphas.tolist())
     return sheet.render()
@@ -205,7 +205,7 @@ def draw_target_centerness(
         _draw_heat(panel, locations.points.cpu()[is_here], stride, centerness[is_here], SOLID_HEAT)
         draw_boxes(panel, boxes[matched.unique()], ["white"] * len(matched.unique()))
     if learning_strides:
-        _add_heat_legend(panel, SOLID_HEAT)
+        _add_heat_legend(sheet, panel, SOLID_HEAT)
     return sheet.render()
 
 
@@ -237,7 +237,7 @@ def draw_centerness(
             panel = sheet.add_panel(*((title, detail) if level == 0 else ("", "")), is_muted=True)
             _draw_heat(panel, points, float(strides[0]), level_values, FADING_HEAT)
             add_tag(panel, _level_name(float(strides[0])))
-        _add_heat_legend(panel, FADING_HEAT)
+        _add_heat_legend(sheet, panel, FADING_HEAT)
     return sheet.render()
 
 
@@ -260,17 +260,19 @@ def _draw_heat(panel: Axes, points: Tensor, stride: float, values: Tensor, color
     panel.imshow(heat, colors, extent=(left, right, bottom, top), vmin=0, vmax=1, **AS_PIXELS)
 
 
-def _add_match_legend(panel: Axes, ious: Sequence[float]) -> None:
+def _add_match_legend(sheet: Sheet, panel: Axes, ious: Sequence[float]) -> None:
     _, names, colors = zip(*MATCHES, strict=True)
     found = _match_colors(ious)
-    add_legend(panel, colors, [f"{name}: {found.count(color)}" for name, color in zip(names, colors, strict=True)])
+    sheet.add_legend(
+        panel, colors, [f"{name}: {found.count(color)}" for name, color in zip(names, colors, strict=True)]
+    )
 
 
-def _add_heat_legend(panel: Axes, colormap: Colormap) -> None:
+def _add_heat_legend(sheet: Sheet, panel: Axes, colormap: Colormap) -> None:
     values = np.linspace(0, 1, 5)
     colors = colormap(values)
     over_gray = colors[:, :3] * colors[:, 3:] + 0.5 * (1 - colors[:, 3:])
-    add_legend(panel, over_gray, [f"{value:g}" for value in values])
+    sheet.add_legend(panel, over_gray, [f"{value:g}" for value in values])
 
 
 def _palette(indices: Iterable[int]) -> list[str]:

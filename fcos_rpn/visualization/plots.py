@@ -19,6 +19,7 @@ from torch import Tensor
 from ..analysis.box_origins import BoxOrigins, rank_correlation
 from ..evaluation.precision_recall import REPORTED_THRESHOLDS, PrecisionRecall
 from ..evaluation.recall import RecallCurves
+from .fonts import installed_fonts
 from .sheet import DPI, FONT_SIZE, INK, SMALL_FONT_SIZE, SOFT_INK
 
 LINE_COLORS = ["#2f9bff", "#ff4d5e", "#2bb56c", "#b06bff", "#ff8a1f", "#19b5bd", "#e0559f", "#c98f63"]
@@ -141,7 +142,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write `path`.png and `path`.svg; the same figure gives the same files."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": path.name}):
+    with matplotlib.rc_context({"svg.hashsalt": path.name}), installed_fonts(figure):
         figure.savefig(f"{path}.png", dpi=FILE_DPI)
         figure.savefig(f"{path}.svg", dpi=FILE_DPI, metadata={"Date": None})
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .fonts import font_families, installed_fonts
+
 Picture = NDArray[np.uint8]
 
 INK, SOFT_INK = "#1c1c1e", "#6e6e73"
@@ -26,6 +28,7 @@ INK, SOFT_INK = "#1c1c1e", "#6e6e73"
 DPI = 72
 MAX_PANELS_WIDTH, MAX_PANELS_HEIGHT = 1800, 1080  # of all panels together
 MAX_PANEL_WIDTH = 800
+MIN_COLUMN_WIDTH = 460  # so that captions of tall pictures have room
 GAP = 20
 CAPTION_HEIGHT = 32
 FONT_SIZE, SMALL_FONT_SIZE = 15, 12
@@ -50,7 +53,8 @@ class Sheet:
         # Gray and of little contrast, so that what is drawn over it stands out.
         self.muted_image = self.image.convert("L").point([55 + level * 2 // 5 for level in range(256)]).convert("RGB")
         self.row_height = CAPTION_HEIGHT + self.panel_size[1] + GAP // 2
-        self.size = GAP + self.columns * (self.panel_size[0] + GAP), GAP + rows * self.row_height
+        self.column_width = max(self.panel_size[0], min(MIN_COLUMN_WIDTH, MAX_PANELS_WIDTH // self.columns))
+        self.size = GAP + self.columns * (self.column_width + GAP), GAP + rows * self.row_height
         # The hundredth keeps matplotlib from rounding down to a pixel less.
         self.figure = Figure(((self.size[0] + 0.01) / DPI, (self.size[1] + 0.01) / DPI), DPI, facecolor="white")
         self.canvas = FigureCanvasAgg(self.figure)
@@ -58,7 +62,7 @@ class Sheet:
     def add_panel(self, title: str, detail: str, *, is_muted: bool = False) -> Axes:
         """The next panel, in pixels of the image."""
         row, column = divmod(len(self.figure.axes), self.columns)
-        left = GAP + column * (self.panel_size[0] + GAP)
+        left = GAP + column * (self.column_width + GAP)
         bottom = self.size[1] - GAP // 2 - row * self.row_height - CAPTION_HEIGHT - self.panel_size[1]
         figure_size = np.tile(self.figure.bbox.size, 2)
         panel = self.figure.add_axes(np.divide((left, bottom, *self.panel_size), figure_size).tolist())
@@ -70,8 +74,21 @@ class Sheet:
         panel.annotate(detail, (1, 0), (8, 0), head, **caption, color=SOFT_INK)
         return panel
 
+    def add_legend(self, panel: Axes, colors: Sequence[Any], labels: Sequence[str]) -> None:
+        """On the line of the panel's caption, at the right end of its column."""
+        swatches = [
+            Patch(facecolor=color, edgecolor=SOFT_INK, linewidth=0.5, label=label)
+            for color, label in zip(colors, labels, strict=True)
+        ]
+        end = self.column_width / self.panel_size[0]  # of the panel's width
+        look: dict[str, Any] = {"fontsize": SMALL_FONT_SIZE, "labelcolor": SOFT_INK, "frameon": False}
+        place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (end, 1), "borderpad": 0, "borderaxespad": 0.7}
+        space: dict[str, Any] = {"handlelength": 0.8, "handletextpad": 0.5, "columnspacing": 1.2}
+        panel.legend(handles=swatches, ncols=len(swatches), **look, **place, **space)
+
     def render(self) -> Picture:
-        self.canvas.draw()
+        with installed_fonts(self.figure):
+            self.canvas.draw()
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
 
@@ -96,7 +113,16 @@ def draw_boxes(
     for box, color, label in zip(boxes.tolist(), colors, labels or [], strict=bool(labels)):
         is_light = np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.55
         chip = {"facecolor": color, "edgecolor": "none", "pad": LABEL_PADDING}
-        text = panel.text(0, 0, label, **LABEL_FONT, color=INK if is_light else "white", bbox=chip, clip_on=True)
+        text = panel.text(
+            0,
+            0,
+            label,
+            **LABEL_FONT,
+            fontfamily=font_families(label),
+            color=INK if is_light else "white",
+            bbox=chip,
+            clip_on=True,
+        )
         taken.append(_place_label(panel, text, box, taken))
 
 
@@ -128,15 +154,3 @@ def add_tag(panel: Axes, name: str) -> None:
     chip = {"facecolor": INK, "alpha": 0.8, "edgecolor": "none", "pad": 3}
     offset: dict[str, Any] = {"xytext": (7, -7), "textcoords": "offset points", "va": "top"}
     panel.annotate(name, (0, 1), xycoords="axes fraction", **offset, **LABEL_FONT, color="white", bbox=chip)
-
-
-def add_legend(panel: Axes, colors: Sequence[Any], labels: Sequence[str]) -> None:
-    """On the line of the panel's caption, at its right end."""
-    swatches = [
-        Patch(facecolor=color, edgecolor=SOFT_INK, linewidth=0.5, label=label)
-        for color, label in zip(colors, labels, strict=True)
-    ]
-    look: dict[str, Any] = {"fontsize": SMALL_FONT_SIZE, "labelcolor": SOFT_INK, "frameon": False}
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderpad": 0, "borderaxespad": 0.7}
-    space: dict[str, Any] = {"handlelength": 0.8, "handletextpad": 0.5, "columnspacing": 1.2}
-    panel.legend(handles=swatches, ncols=len(swatches), **look, **place, **space)

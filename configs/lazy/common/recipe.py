@@ -11,6 +11,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import DictConfig
 
 from fcos_rpn.data import CheckedDatasetMapper
+from fcos_rpn.data.loader import load_records
 from fcos_rpn.engine.lazy import train_loader
 from fcos_rpn.evaluation import build_evaluator
 
@@ -25,9 +26,7 @@ def coco(cfg: CfgNode) -> dict[str, DictConfig]:
     )
     return {
         "train": L(train_loader)(
-            dataset=L(get_detection_dataset_dicts)(
-                names=cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            ),
+            dataset=L(load_records)(names=cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS),
             mapper=L(CheckedDatasetMapper)(
                 is_train=True,
                 augmentations=[resize, L(RandomFlip)(horizontal=True)],

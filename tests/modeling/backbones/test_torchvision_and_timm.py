@@ -1,3 +1,5 @@
+import copy
+import pickle
 import sys
 from typing import Any
 
@@ -33,6 +35,16 @@ def test_torchvision_networks(name, channels):
     for stage, feature in backbone(torch.zeros(1, 3, 64, 96)).items():
         stride = shapes[stage].stride
         assert feature.shape == (1, shapes[stage].channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_copies_keep_their_mode_and_their_results(is_training):
+    backbone = TorchvisionBackbone("googlenet", norm="BN").train(is_training)  # has other outputs in training
+    x = torch.rand(2, 3, 64, 64)
+    for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert {module.training for module in other.modules()} == {is_training}
+        assert other.state_dict().keys() == backbone.state_dict().keys()
+        assert torch.equal(other(x)["res5"], backbone(x)["res5"])
 
 
 def test_nodes_may_be_named():
