@@ -184,7 +184,7 @@ def _normalizers(box_weights: Tensor) -> Tensor:
     DistributedDataParallel averages gradients over the processes. Dividing by the mean number therefore gives the
     gradient of one process with the whole batch.
     """
-    sums = torch.stack([box_weights.new_tensor(len(box_weights)), box_weights.sum()])
+    sums = torch.stack([box_weights.new_full((), len(box_weights)), box_weights.sum()])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(sums)
     return sums.clamp(min=1.0) / comm.get_world_size()

@@ -29,8 +29,11 @@ SUPPRESSION_MARGIN = 2
 SUPPRESSION_GROWTH = 4
 """Each further try looks at this many times the boxes of the one before, so that failed tries cost little."""
 
+MAX_SCALE_BITS = 50
+"""The area of a box of 2,000 pixels, scaled by 2^50, is a float32."""
+
 Suppression: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""Boxes, scores, groups and the threshold -> indices of the boxes that stay, best first: see `nms_apart`."""
+"""Boxes, scores, groups and the threshold -> indices of the boxes that stay, best first: see `best_after_nms`."""
 
 
 class Selection(NamedTuple):
@@ -189,7 +192,8 @@ class FCOSPostProcessor:
         if suppress is None:
             few_groups = self.nms_per_level
             suppress = partial(best_after_nms, num_wanted=self.post_nms_topk) if few_groups else batched_nms
-        return self._suppress(found, groups, suppress)
+        best_first = suppress(found.boxes, found.scores, groups, self.nms_thresh)[: self.post_nms_topk]
+        return Selection(*(field[best_first] for field in found))
 
     def _select_together(
         self, scores: Tensor, ltrb: Tensor, locations: Locations, image_sizes: Sequence[tuple[int, int]]
@@ -224,13 +228,15 @@ class FCOSPostProcessor:
         classes, where, groups = (field.gather(1, order) for field in (classes, where, groups))
         num_kept = is_kept.sum(dim=1).cpu().tolist()
 
-        suppress: Suppression = batched_nms
-        if self.nms_per_level:
-            suppress = partial(nms_apart, side=max(max(size) for size in image_sizes))
+        apart = move_apart(boxes, groups, len(locations.grid_sizes)) if self.nms_per_level else boxes
         selections = []
-        for number, of_groups, *of_image in zip(num_kept, groups, boxes, sorted_scores, classes, where, strict=True):
-            found = Selection(*(field[:number] for field in of_image))
-            selections.append(self._suppress(found, of_groups[:number], suppress))
+        for number, *of_image in zip(num_kept, apart, groups, boxes, sorted_scores, classes, where, strict=True):
+            of_nms, of_groups, *found = (field[:number] for field in of_image)
+            if self.nms_per_level:
+                best_first = nms(of_nms, found[1], self.nms_thresh)
+            else:
+                best_first = batched_nms(of_nms, found[1], of_groups, self.nms_thresh)
+            selections.append(Selection(*(field[best_first[: self.post_nms_topk]] for field in found)))
         return selections
 
     def _decode(
@@ -242,10 +248,6 @@ class FCOSPostProcessor:
         boxes = clip(boxes.nan_to_num())
         is_large = (boxes[..., 2:] - boxes[..., :2] > self.min_box_size).all(dim=-1)
         return boxes, is_finite & is_large
-
-    def _suppress(self, found: Selection, groups: Tensor, suppress: Suppression) -> Selection:
-        best_first = suppress(found.boxes, found.scores, groups, self.nms_thresh)[: self.post_nms_topk]
-        return Selection(*(field[best_first] for field in found))
 
 
 def is_on_cpu(tensor: Tensor) -> bool:
@@ -263,23 +265,22 @@ def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return top_scores, eligible[top]
 
 
-def nms_apart(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, *, side: int) -> Tensor:
-    """Suppress boxes within their groups in one operation, as torchvision's `batched_nms` does.
+def move_apart(boxes: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Move boxes of different groups apart, so that one suppression does the work of one per group.
 
-    The boxes of each group move by a multiple of the image's longest side, which keeps them apart from other groups.
-    In double precision this does not round them, so that the result is that of one suppression per group.
+    Adding an offset would round the boxes and change IoUs. Mirroring does not: four groups fit into the four quadrants
+    around the origin. Scaling by powers of two does not either: further groups are so much larger that their IoU with
+    the others is below any threshold but 0.
 
     Args:
-        boxes: (K, 4) x0, y0, x1, y1, within the image.
-        scores: (K,)
-        groups: (K,) int64 >= 0.
-        iou_threshold: a box is dropped if its IoU with a better one of its group that stays is above.
-        side: the image's longest, in pixels.
-
-    Returns:
-        int64 indices of the boxes that stay, best first.
+        boxes: (..., 4) x0, y0, x1, y1 >= 0.
+        groups: (...) int64 in [0, num_groups).
     """
-    return nms(boxes.double() + (groups * (side + 1))[:, None], scores.double(), iou_threshold)
+    signs = torch.stack([1 - 2 * (groups % 2), 1 - groups % 4 // 2 * 2], dim=-1)
+    bits = MAX_SCALE_BITS // max(1, (num_groups - 1) // 4)
+    scales = 1 << (groups // 4 * bits)
+    corners = boxes.unflatten(-1, (2, 2)) * (signs * scales[..., None])[..., None, :]
+    return torch.cat([corners.amin(dim=-2), corners.amax(dim=-2)], dim=-1)
 
 
 def best_after_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, *, num_wanted: int) -> Tensor:

@@ -50,6 +50,6 @@ def test_fvcore_counts_the_convolutions_of_the_core_in_a_whole_model(architectur
     model = build_model(tiny_config(architecture)).eval()
     counted = FlopCountAnalysis(model, [{"image": torch.zeros(3, 64, 96)}])
     counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    prefix = "" if architecture == "FCOS" else "proposal_generator."
+    path = "core" if architecture == "FCOS" else "proposal_generator.core"
     # 64 inputs of 3 x 3 taps at the 8·12 + 4·6 + 2·3 + 1·2 + 1·1 locations, for 4 distances.
-    assert counted.by_module()[f"{prefix}core.head.bbox_pred"] == 64 * 9 * 4 * 129
+    assert counted.by_module()[f"model.{path}.head.bbox_pred"] == 64 * 9 * 4 * 129

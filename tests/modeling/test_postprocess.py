@@ -4,11 +4,11 @@ from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from fcos_rpn import FCOSPostProcessor, FCOSPredictions, compute_locations
 from fcos_rpn.modeling import postprocess
-from fcos_rpn.modeling.postprocess import best_after_nms, nms_apart, rescale
+from fcos_rpn.modeling.postprocess import best_after_nms, move_apart, rescale
 from tests import naive
 
 GRID_SIZES, STRIDES = [(8, 10), (4, 5), (2, 3)], [8, 16, 32]
@@ -286,7 +286,8 @@ def test_equals_the_first_of_torchvision(count, num_wanted, iou_threshold, seed)
     expected = batched_nms(boxes, scores, groups, iou_threshold)[:num_wanted]
     found = best_after_nms(boxes, scores, groups, iou_threshold, num_wanted=num_wanted)
     assert found.tolist() == expected.tolist()
-    assert nms_apart(boxes, scores, groups, iou_threshold, side=101)[:num_wanted].tolist() == expected.tolist()
+    apart = nms(move_apart(boxes, groups, 3), scores, iou_threshold)
+    assert apart[:num_wanted].tolist() == expected.tolist()
 
 
 def test_boxes_of_many_groups_are_not_rounded():
@@ -295,7 +296,12 @@ def test_boxes_of_many_groups_are_not_rounded():
     pair = torch.tensor([[x, x, x + 1000, x + 96], [x, x + 32, x + 1000, x + 128]])  # 64 of 128 rows are common
     boxes, groups, scores = pair.repeat(80, 1), torch.arange(80).repeat_interleave(2), torch.linspace(1, 0, 160)
     assert len(best_after_nms(boxes, scores, groups, 0.5, num_wanted=200)) == 160
-    assert len(nms_apart(boxes, scores, groups, 0.5, side=1333)) == 160
+    for num_groups in (1, 4, 5, 8, 12):
+        num_boxes = 2 * num_groups
+        assert (
+            len(nms(move_apart(boxes[:num_boxes], groups[:num_boxes], num_groups), scores[:num_boxes], 0.5))
+            == num_boxes
+        )
     assert len(batched_nms(boxes, scores, groups, 0.5)) < 160
 
 
