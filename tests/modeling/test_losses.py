@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from detectron2.utils import comm
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from fcos_rpn import FCOSLosses, FCOSPredictions, FCOSTargets, compute_centerness
 from fcos_rpn.modeling.losses import BOX_LOSSES
@@ -124,6 +125,22 @@ def test_the_branch_may_learn_the_iou_instead(predictions, targets):
         assert found[name].item() == pytest.approx(expected, rel=1e-5), name
     (gradient,) = torch.autograd.grad(found["ctr"], predictions.ltrb, allow_unused=True, retain_graph=True)
     assert gradient is None
+
+
+@pytest.mark.parametrize(
+    ("box_loss", "library"),
+    [("giou", generalized_box_iou_loss), ("diou", distance_box_iou_loss), ("ciou", complete_box_iou_loss)],
+)
+def test_value_and_gradient_are_those_of_torchvision(box_loss, library):
+    generator = torch.Generator().manual_seed(0)
+    ours, gt = (torch.rand(50, 4, generator=generator, dtype=torch.float64) * 5 + 0.1 for _ in range(2))
+    theirs, toward_sides = ours.clone(), torch.tensor([-1.0, -1, 1, 1], dtype=torch.float64)
+    found = BOX_LOSSES[box_loss](ours.requires_grad_(), gt)
+    expected = library(theirs.requires_grad_() * toward_sides, gt * toward_sides)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_branch_there_is_no_loss_of_it():
