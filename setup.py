@@ -25,7 +25,8 @@ setup(
     packages=find_packages(include=["fcos_rpn", "fcos_rpn.*"])
     + [".".join(["fcos_rpn", *folder.parts]) for folder in CONFIG_FOLDERS],
     package_dir={".".join(["fcos_rpn", *folder.parts]): str(folder) for folder in CONFIG_FOLDERS},
-    package_data={"": ["*.yaml"], "fcos_rpn": ["py.typed", "data/*.json"]},
+    package_data={"": ["*.yaml"], "fcos_rpn": ["py.typed"]},
+    entry_points={"console_scripts": ["fcos-rpn = fcos_rpn.commands:main"]},
     # The lower ends are what `make test-oldest` runs with, from constraints-oldest.txt.
     # detectron2 is missing here on purpose: no package index carries it under its own name. `import fcos_rpn` says how
     # to get it.

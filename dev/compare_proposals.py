@@ -1,8 +1,8 @@
-"""FCOS proposals against the anchor RPN: systems that differ in nothing but what is compared, over several seeds.
+"""Compare FCOS proposals with those of the anchor RPN, over several seeds.
 
-All have the same backbone, images, batch, schedule and seeds; anchors and ranges are 8 x stride, scaled from images of
-800 pixels to the input size; each system's learning rate is the best of --rates on a fold of the training images, at a
-part of the budget. Stopped at any moment, the same command goes on where it was.
+All systems have the same backbone, images, batch, schedule and seeds. Anchors and ranges are 8 x stride, scaled from
+images of 800 pixels to the input size. Each system's learning rate is the best of --rates on a fold of the training
+images, at a part of the budget. The command may be stopped at any moment; rerun it to continue.
 
 Examples:
     python -m dev.compare_proposals --train images train.json --test images val.json --weights mobilenet_v2.pth \\
@@ -11,11 +11,13 @@ Examples:
 """
 
 import argparse
+import pickle
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
@@ -30,18 +32,18 @@ from dev.experiment import (
     read_results,
     run,
 )
-from fcos_rpn.engine.progress import TrainerWithProgress, log_to
+from fcos_rpn.data import load_annotations
+from fcos_rpn.engine.progress import log_to
 from fcos_rpn.errors import user_errors_as_messages
-from fcos_rpn.evaluation import FCOSEvaluator, RecallCurves, recall_by_iou, write_results
-from fcos_rpn.evaluation.evaluator import proposals_by_image
+from fcos_rpn.evaluation import RecallCurves, recall_by_iou, write_results
 from fcos_rpn.visualization import plot_recall, save_figure
 
 SYSTEMS = {
-    "rpn_gn": System("anchor RPN, GN, 4 convolutions", "evidence/rpn_gn.yaml"),
-    "fcos_rpn_no_centerness": System("FCOSRPN without centerness", "evidence/fcos_rpn_no_centerness.yaml"),
-    "fcos_rpn": System("FCOSRPN", "evidence/fcos_rpn.yaml"),
-    "rpn": System("anchor RPN as in Detectron2", "evidence/rpn.yaml"),
-    "fcos_rpn_P3P7": System("FCOSRPN on P3-P7", "evidence/fcos_rpn_P3P7.yaml"),
+    "rpn_gn": System("anchor RPN, GN, 4 convolutions", "rpn_gn.yaml"),
+    "fcos_rpn_no_centerness": System("FCOSRPN without centerness", "fcos_rpn_no_centerness.yaml"),
+    "fcos_rpn": System("FCOSRPN", "fcos_rpn.yaml"),
+    "rpn": System("anchor RPN as in Detectron2", "rpn.yaml"),
+    "fcos_rpn_P3P7": System("FCOSRPN on P3-P7", "fcos_rpn_P3P7.yaml"),
 }
 
 PAPER = {"rpn_gn": (44.7, 56.9), "fcos_rpn_no_centerness": (48.0, 59.3), "fcos_rpn": (52.8, 60.3)}
@@ -57,8 +59,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
-    """The whole job, top-down."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, evaluate and print a table."""
+    args = build_argument_parser().parse_args(arguments)
     if args.table:
         print(table(read_results(args.table)))
         return
@@ -80,36 +83,26 @@ def build_experiment(args: argparse.Namespace) -> Experiment:
     return experiment_from(
         args,
         systems=SYSTEMS,
-        trainer=ProposalTrainer,
         criterion=("box_proposals", "AR@100"),
         followed=("AR@100", "AR@1000"),
         summarize=recall_and_curves,
     )
 
 
-class ProposalTrainer(TrainerWithProgress):
-    """Keeps the recall at every IoU and number of boxes."""
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
-        return ProposalEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"))
-
-
-class ProposalEvaluator(FCOSEvaluator):
-    def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
-        super()._eval_box_proposals(predictions)
-        proposals = proposals_by_image(predictions)
-        for limit, by_iou in recall_by_iou(self._coco_api.dataset, proposals, limits=LIMITS).items():
-            self._results[f"recall@{limit}"] = by_iou
-
-
-def recall_and_curves(found: dict[str, Any]) -> dict[str, Any]:
-    """Recall in percent, and for each limit the recall by IoU threshold."""
-    return {**found["box_proposals"], "curves": {str(limit): found[f"recall@{limit}"] for limit in LIMITS}}
+def recall_and_curves(found: Mapping[str, Any], cfg: CfgNode) -> dict[str, Any]:
+    """Recall in percent, and for each limit the recall by IoU threshold, from the proposals that the evaluation has
+    written."""
+    (name,) = cfg.DATASETS.TEST
+    written = pickle.loads((Path(cfg.OUTPUT_DIR) / "inference" / name / "box_proposals.pkl").read_bytes())
+    boxes, logits = (map(torch.as_tensor, written[key]) for key in ("boxes", "objectness_logits"))
+    proposals = dict(zip(written["ids"], zip(boxes, logits, strict=True), strict=True))
+    annotations = load_annotations(Path(cfg.DATASETS.TEST_FOLDERS[0][1])).content
+    curves = recall_by_iou(annotations, proposals, limits=LIMITS)
+    return {**found["box_proposals"], "curves": {str(limit): by_iou for limit, by_iou in curves.items()}}
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A row for each system: mean and spread over the seeds, and the paper's own figures."""
+    """Format a row for each system: mean and spread over the seeds, and the paper's own figures."""
     rows = []
     for system, runs in by_system(results).items():
         figures = [mean_and_spread([run[key] for run in runs]) for key in ("AR@100", "AR@1000")]
@@ -122,9 +115,9 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def curves(results: Mapping[str, Any]) -> dict[str, RecallCurves]:
-    """Of each system, the mean over its seeds, at the iterations that all of them have.
+    """Average each system over its seeds, at the iterations that all of them have.
 
-    A run that is stopped between a checkpoint and the next entry of its log resumes without that evaluation.
+    A run that is stopped between a checkpoint and the next line of its log resumes without that evaluation.
     """
     found = {}
     for system, runs in by_system(results).items():
@@ -145,5 +138,5 @@ def curves(results: Mapping[str, Any]) -> dict[str, RecallCurves]:
 
 
 if __name__ == "__main__":
-    with user_errors_as_messages(when_stopped="stopped; the same command goes on from the last checkpoint"):
-        main(build_argument_parser().parse_args())
+    with user_errors_as_messages(when_stopped="stopped; rerun the command to continue from the last checkpoint"):
+        main()

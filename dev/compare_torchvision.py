@@ -1,31 +1,31 @@
-"""The quick start's yardstick: torchvision's FCOS on the same data, backbone, pyramid, batch and training seconds.
+"""Compare the quick start with torchvision's FCOS: the same data, backbone, pyramid, batch and seconds of training.
 
-Run `make quickstart` first: the seconds are those of its one-stage FCOS.
+Run `make quickstart` first; the seconds are those of its one-stage FCOS.
 """
 
 import argparse
 import json
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
-from quickstart import ONE_STAGE, QuickstartTrainer, imagenet_weights
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
 
 from fcos_rpn import UserError, model_zoo
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine.progress import log_to, training_seconds
+from fcos_rpn.commands.quickstart import ONE_STAGE, imagenet_weights
+from fcos_rpn.engine import yaml
+from fcos_rpn.engine.progress import log_to, progress_writers, training_seconds
 from fcos_rpn.engine.setup import use_datasets
+from fcos_rpn.engine.trainer import Trainer
 from fcos_rpn.errors import user_errors_as_messages
 from fcos_rpn.evaluation import results_table
 
@@ -68,10 +68,10 @@ class TorchvisionYardstick(nn.Module):
         return outputs
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quickstart", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     ours = args.quickstart / "fcos"
     if not (ours / "results.json").exists():
         raise UserError(f"{ours}/results.json is missing: run make quickstart first")
@@ -89,11 +89,9 @@ def main() -> None:
     use_datasets(cfg)
 
     cfg.SOLVER.MAX_ITER = round(seconds / seconds_per_iteration(cfg))
-    trainer = trained(cfg, f"torchvision's FCOS for {seconds:.0f} s")
-    (name,) = cfg.DATASETS.TEST
-    loader = build_detection_test_loader(cfg, name)
+    trainer = train(cfg, f"torchvision's FCOS for {seconds:.0f} s")
     results = {
-        "torchvision": inference_on_dataset(trainer.model, loader, trainer.build_evaluator(cfg, name)),
+        "torchvision": yaml.evaluate(cfg, trainer.raw_model),
         "fcos_rpn": next(iter(json.loads((ours / "results.json").read_text(encoding="utf-8")).values())),
     }
     print(
@@ -102,22 +100,21 @@ def main() -> None:
     )
 
 
-def trained(cfg: CfgNode, title: str) -> QuickstartTrainer:
+def train(cfg: CfgNode, title: str) -> Trainer:
     seed_all_rng(cfg.SEED)
-    trainer = QuickstartTrainer(cfg, title=title)
+    writers = progress_writers(title, cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR)
+    trainer = yaml.build_trainer(cfg, evaluate=None, writers=writers)
     trainer.train()
     return trainer
 
 
 def seconds_per_iteration(cfg: CfgNode) -> float:
-    """Of a few iterations that are thrown away."""
+    """Time a few iterations that are thrown away."""
     cfg = cfg.clone()
     cfg.SOLVER.MAX_ITER = NUM_TIMED_ITERATIONS
     with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
-        trainer = QuickstartTrainer(cfg, title="timing")
-        start = time.perf_counter()
-        trainer.train()
-        return (time.perf_counter() - start) / NUM_TIMED_ITERATIONS
+        train(cfg, "timing")
+        return training_seconds(Path(cfg.OUTPUT_DIR) / "metrics.json") / NUM_TIMED_ITERATIONS
 
 
 if __name__ == "__main__":

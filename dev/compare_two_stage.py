@@ -1,13 +1,13 @@
-"""What it takes for a Faster R-CNN to gain from FCOS proposals: remedies, tried on the anchor RPN as well.
+"""Compare Faster R-CNNs on FCOS proposals with those on the anchor RPN, each with variants that may gain AP.
 
-A system is a proposal generator and the remedies that it gets: rpn, fcos_rpn, fcos_rpn+p2, fcos_rpn+p2+fused, ...; a
-smaller head of FCOSRPN is named like a remedy: fcos_rpn+convs2; `fcos` is the one-stage detector. All have the same
-backbone, images, batch, schedule and seeds; each system's learning rate is the best of --rates on a fold of the
-training images. Stopped at any moment, the same command goes on.
+A system is a proposal generator and its variants (dev/experiment/variants.py): rpn, fcos_rpn, fcos_rpn+p2+fused, ...;
+`fcos` is the one-stage detector. All have the same backbone, images, batch, schedule and seeds. Each system's learning
+rate is the best of --rates on a fold of the training images. The command may be stopped at any moment; rerun it to
+continue.
 
 Examples:
     python -m dev.compare_two_stage --screen --train images train.json --test images val.json --weights mobilenet_v2.pth
-    python -m dev.compare_two_stage --screen --systems rpn+p2 fcos_rpn+p2 fcos_rpn+p2+weight3 \\
+    python -m dev.compare_two_stage --screen --systems rpn+p2 fcos_rpn+p2 fcos_rpn+p2+loss_weight_0.3 \\
         --train images train.json --test images val.json --weights mobilenet_v2.pth
     python -m dev.compare_two_stage --systems rpn+p2 fcos_rpn+p2+fused fcos --proposals 30 100 300 1000 \\
         --train images train.json --test images val.json --weights mobilenet_v2.pth
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
@@ -38,10 +39,11 @@ from dev.experiment import (
     run,
     split,
 )
-from dev.experiment.variants import GENERATORS, screened_systems, system_of, without_remedies_of_inference
+from dev.experiment.run import load_model
+from dev.experiment.variants import GENERATORS, screened_systems, system_of, trained_system
 from fcos_rpn import UserError
-from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine.progress import TrainerWithProgress, log_to
+from fcos_rpn.engine import yaml
+from fcos_rpn.engine.progress import log_to
 from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.errors import user_errors_as_messages
 from fcos_rpn.evaluation import write_results
@@ -62,7 +64,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--systems",
         nargs="+",
-        help=f"default: {' '.join(COMPARED)}; with --screen: each remedy but warm, with each generator",
+        help=f"default: {' '.join(COMPARED)}; with --screen: each variant except warm_start, with each generator",
     )
     parser.add_argument(
         "--proposals", nargs="+", type=int, default=[], metavar="K", help="AP and time of --systems at these numbers"
@@ -71,8 +73,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
-    """The whole job, top-down."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, evaluate and print a table."""
+    args = build_argument_parser().parse_args(arguments)
     if args.table:
         print(table(read_results(args.table)))
         return
@@ -108,15 +111,14 @@ def build_experiment(args: argparse.Namespace) -> Experiment:
     with_limits = [f"{name}@{limit}" for name in systems_of(args) for limit in args.proposals]
     return experiment_from(
         args,
-        systems={name: system_of(name) for name in [*plain, *map(without_remedies_of_inference, plain), *with_limits]},
-        trainer=TrainerWithProgress,
+        systems={name: system_of(name) for name in [*plain, *map(trained_system, plain), *with_limits]},
         criterion=("bbox", "AP"),
         followed=("AP", "AP50"),
         summarize=ap_and_recall,
     )
 
 
-def ap_and_recall(found: Mapping[str, Any]) -> dict[str, Any]:
+def ap_and_recall(found: Mapping[str, Any], cfg: CfgNode) -> dict[str, Any]:
     figures = {**found["bbox"], **found["box_proposals"]}
     return {name: figures[name] for name in FIGURES}
 
@@ -128,7 +130,7 @@ def by_limit(
     seeds: Sequence[int],
     limits: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """AP of each two-stage system at each number of proposals, and seconds per image beside those of the others."""
+    """AP and seconds per image of each two-stage system at each number of proposals."""
     systems = [f"{name}@{limit}" for name in names if name != "fcos" for limit in limits]
     seconds = seconds_per_image({name: load(experiment, name, rates, seeds[0]) for name in systems}, experiment)
     return [
@@ -144,23 +146,20 @@ def by_limit(
 
 
 def load(experiment: Experiment, name: str, rates: Mapping[str, float], seed: int) -> nn.Module:
-    """The model of a system that has been trained."""
+    """Load a system that has been trained."""
     system, rate = experiment.systems[name], rates[name.partition("@")[0]]
-    cfg = experiment.build_config(name, rate=rate, seed=seed)
     trained = experiment.build_config(system.weights_of or name, rate=rate, seed=seed)
-    use_datasets(cfg, is_training=False)
-    model = experiment.trainer.build_model(cfg)
-    FCOSCheckpointer(model, require_all=True).load(str(Path(trained.OUTPUT_DIR) / "model_final.pth"))
-    return model.eval()
+    cfg = experiment.build_config(name, rate=rate, seed=seed)
+    return load_model(cfg, str(Path(trained.OUTPUT_DIR) / "model_final.pth")).eval()
 
 
 @torch.no_grad()
 def seconds_per_image(models: Mapping[str, nn.Module], experiment: Experiment) -> dict[str, float]:
-    """Medians over the first test images; every model sees an image before the next one comes, so that all share the
-    machine's good and bad moments."""
+    """Take medians over the first test images. All models see an image before the next one comes, so that they share
+    the machine's good and bad moments."""
     cfg = experiment.build_config(next(iter(models)), rate=0.0, seed=0)
     use_datasets(cfg, is_training=False)
-    loader = TrainerWithProgress.build_test_loader(cfg, cfg.DATASETS.TEST[0])
+    loader = yaml.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for inputs in tqdm(itertools.islice(loader, NUM_TIMED_IMAGES), desc="timing", total=NUM_TIMED_IMAGES):
         for name, model in models.items():
@@ -171,7 +170,7 @@ def seconds_per_image(models: Mapping[str, nn.Module], experiment: Experiment) -
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A row for each system: mean and spread over the seeds; below, the smallest sufficient number of proposals."""
+    """Format a row for each system: mean and spread over the seeds; below, the least sufficient number of proposals."""
     rows = []
     for name, runs in by_system(results).items():
         figures = [mean_and_spread([run[figure] for run in runs]) for figure in FIGURES]
@@ -186,7 +185,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def limit_curves(results: Mapping[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Title of a system -> number of proposals -> AP, the mean over the seeds, and seconds per image."""
+    """Title of a system -> number of proposals -> mean AP over the seeds, and seconds per image."""
     curves: dict[str, dict[int, tuple[float, float]]] = {}
     for name, runs in by_system({"runs": results["limits"]}).items():
         limits = sorted({run["limit"] for run in runs})
@@ -215,5 +214,5 @@ def plateau(title: str, curve: Mapping[int, tuple[float, float]], *, tolerance: 
 
 
 if __name__ == "__main__":
-    with user_errors_as_messages(when_stopped="stopped; the same command goes on from the last checkpoint"):
-        main(build_argument_parser().parse_args())
+    with user_errors_as_messages(when_stopped="stopped; rerun the command to continue from the last checkpoint"):
+        main()

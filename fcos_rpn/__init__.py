@@ -4,19 +4,27 @@ Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSA
 `NormRPNHead`, ROI_HEADS `FusedScoreROIHeads` and `FusedScoreCascadeROIHeads`, and BACKBONE
 `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_{torchvision,timm}_{fpn,p6_fpn}_backbone`.
 
-Reading order, each floor on the ones before:
+Reading order of the model; each module uses only those above it:
 
     modeling.geometry            locations of a pyramid, box <-> (l, t, r, b), centerness
     modeling.head                features -> FCOSPredictions
     modeling.assigner            locations and ground truth -> FCOSTargets
     modeling.losses              predictions and targets -> three losses
     modeling.postprocess         predictions -> Instances
-    modeling.core                all that learns above the pyramid, once
-    modeling.meta_arch           shell A: FCOS, images -> detections
-    modeling.proposal_generator  shell B: FCOSRPN, features -> proposals
+    modeling.core                all that learns above the pyramid
+    modeling.meta_arch           the one-stage role, FCOS: images -> detections
+    modeling.proposal_generator  the proposal role, FCOSRPN: features -> proposals
 
-Everything else (data, evaluation, analysis, visualization, conversion, engine, predictor, benchmark, ...) uses these
-and is used by none of them.
+The other packages use `modeling`, and it uses none of them:
+
+    config, model_zoo            config keys, reading configs, the packaged configs by name
+    data                         data sets, from files to batches
+    checkpoint                   saving, loading and converting weights
+    engine                       one training loop, built from a YAML or a LazyConfig
+    evaluation                   AP and AR
+    analysis, visualization      what a config can learn, what a model has learned; pictures of both
+    export, predictor            a trained model as a file, and on single pictures
+    commands                     `fcos-rpn COMMAND`
 """
 
 try:

@@ -105,6 +105,8 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
     # What AP and AR are computed by: "hotcoco", or "pycocotools".
     cfg.TEST.COCO_API = "hotcoco"
+    # Reports Detectron2's own AR besides COCO's.
+    cfg.TEST.DETECTRON2_AR = False
 
     # Data sets in COCO's format besides the registered ones of DATASETS.TRAIN and TEST: [[images, json], ...].
     cfg.DATASETS.TRAIN_FOLDERS = []
@@ -238,5 +240,6 @@ def require_registered_parts(cfg: CfgNode) -> None:
     """
     for key, registry in PARTS.items():
         name = operator.attrgetter(key)(cfg)
-        if name and name not in registry:
+        # Detectron2 registers no part under its name for proposals from files.
+        if name and name != "PrecomputedProposals" and name not in registry:
             raise UserError(f"{key}: there is no {name!r}; registered are {', '.join(sorted(n for n, _ in registry))}")

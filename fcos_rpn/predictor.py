@@ -23,8 +23,8 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from .analysis.origins import fcos_of, preprocess
-from .checkpoint.checkpointer import FCOSCheckpointer, read_class_names
+from .analysis.box_origins import preprocess
+from .checkpoint import FCOSCheckpointer, read_class_names
 from .config import read_config
 from .data.pictures import pixels_of
 from .engine import yaml
@@ -32,9 +32,11 @@ from .engine.setup import require_device, set_num_classes
 from .errors import UserError
 from .model_zoo import find_config
 from .modeling.core import FCOSCore
+from .modeling.find import find_fcos
 from .modeling.geometry import Locations
 from .modeling.head import FCOSPredictions
 from .modeling.optimize import optimize_for_inference
+from .modeling.postprocess import FCOSPostProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
 
 
 class DensePredictions(NamedTuple):
-    """What FCOS sees in a picture, before any selection: the arguments of `visualization.draw_centerness`."""
+    """What FCOS predicts in a picture before any selection: the arguments of `visualization.draw_centerness`."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB: the picture in the size in which the network gets it."""
@@ -89,6 +91,8 @@ class DensePredictions(NamedTuple):
     """Of this one image (N = 1)."""
     locations: Locations
     """In pixels of `image`."""
+    postprocessor: FCOSPostProcessor
+    """The model's."""
 
 
 class Predictor:
@@ -107,26 +111,27 @@ class Predictor:
             config: a file, the name of one of this package's or Detectron2's configs, or a whole config.
             weights: a checkpoint with all of the model's weights.
             device: as MODEL.DEVICE; None is a GPU if there is one, else the CPU.
-            class_names: the position is the label; None takes those that the checkpoint carries, as those of this
-                package's trainer do. The data sets of the config are not asked: it may be another data set's config.
+            class_names: the position is the label; None takes those in the checkpoint, where this package's trainer
+                puts them. The data sets of the config do not count, since it may be another data set's config.
 
         Raises:
-            UserError: on a mistake in the config, weights that are not there or do not fit, a missing device, or a
-                number of class names other than the checkpoint's.
+            UserError: on a mistake in the config, weights that are missing or do not fit, a missing device, or class
+                names of another number or in another order than the checkpoint's.
         """
         cfg = config.clone() if isinstance(config, CfgNode) else read_config(find_config(os.fspath(config)), [])
         cfg.defrost()
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         cfg.MODEL.WEIGHTS = os.fspath(weights)
         require_device(cfg.MODEL.DEVICE, 1)
-        names = _class_names(class_names, cfg.MODEL.WEIGHTS)
+        names = read_class_names(cfg.MODEL.WEIGHTS) if class_names is None else list(class_names)
         if names is not None:
             set_num_classes(cfg, len(names))
         numbered = [f"class {label}" for label in range(_num_classes(cfg))]
         self.class_names = numbered if names is None else names
         """One for each label; `class 3` where nothing tells them."""
-        self.model: Any = optimize_for_inference(yaml.build_model(cfg).eval())
-        FCOSCheckpointer(self.model, require_all=True).load(cfg.MODEL.WEIGHTS)
+        model = yaml.build_model(cfg)
+        FCOSCheckpointer(model, require_all=True, class_names=class_names).load(cfg.MODEL.WEIGHTS)
+        self.model: Any = optimize_for_inference(model)
         self._meta_architecture = cfg.MODEL.META_ARCHITECTURE
         self._format = cfg.INPUT.FORMAT
         self._resize = AugmentationList(build_augmentation(cfg, is_train=False))
@@ -181,11 +186,11 @@ class Predictor:
         Raises:
             UserError: if the picture cannot be read, or the model has no FCOS.
         """
-        core = self.require_fcos()
+        core, postprocessor = self.require_fcos()
         x = self.prepare(picture)
         predictions, locations = core(self.model.backbone(preprocess(self.model, [x]).tensor))
         image = convert_image_to_rgb(x["image"].permute(1, 2, 0), self._format)
-        return DensePredictions(image.clip(0, 255).astype(np.uint8), predictions, locations)
+        return DensePredictions(image.clip(0, 255).astype(np.uint8), predictions, locations, postprocessor)
 
     def prepare(self, picture: Picture) -> dict[str, Any]:
         """Detectron2's input: `image` (channels, height, width), resized and in the order of channels that the network
@@ -220,32 +225,19 @@ class Predictor:
                 "proposal generator, such as COCO-Detection/faster_rcnn_fcos_rpn_R_50_FPN_1x.yaml"
             )
 
-    def require_fcos(self) -> FCOSCore:
-        """That of the model, in either role.
+    def require_fcos(self) -> tuple[FCOSCore, FCOSPostProcessor]:
+        """Return what predicts and what selects in the model, in either role.
 
         Raises:
             UserError: if the model has none.
         """
-        parts = fcos_of(self.model)
+        parts = find_fcos(self.model)
         if parts is None:
             raise UserError(
                 f"{self._meta_architecture} has no FCOS that could show its centerness: take META_ARCHITECTURE FCOS or "
                 "PROPOSAL_GENERATOR.NAME FCOSRPN"
             )
-        return parts[0]
-
-
-def _class_names(given: Sequence[str] | None, weights: str) -> list[str] | None:
-    """Those that are given, else those of the checkpoint, else None."""
-    trained_on = read_class_names(weights)
-    if given is None or trained_on is None:
-        return trained_on if given is None else list(given)
-    if len(given) != len(trained_on):
-        raise UserError(
-            f"{len(given)} class names are given, but {weights} was trained on {len(trained_on)} classes: "
-            f"{', '.join(trained_on)}"
-        )
-    return list(given)
+        return parts
 
 
 def _num_classes(cfg: CfgNode) -> int:

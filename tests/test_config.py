@@ -4,11 +4,13 @@ from typing import ClassVar
 
 import pytest
 import yaml
+from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from fcos_rpn import UserError, add_fcos_config
-from fcos_rpn.config import merge_file, merge_overrides
+from fcos_rpn.config import merge_file, merge_overrides, read_config
+from fcos_rpn.model_zoo import find_config
 from tests.tiny import tiny_config
 
 RECIPE = {
@@ -105,6 +107,7 @@ def test_detectron2s_own_defaults_stay_untouched(cfg):
         "MODEL.RPN": ["NORM"],
         "MODEL.ROI_HEADS": ["OBJECTNESS_TEMPERATURE"],
         "SOLVER": ["SKIP_NONFINITE_LOSSES"],
+        "SOLVER.AMP": ["PRECISION"],
         "TEST": ["COCO_API"],
         "DATASETS": ["TRAIN_FOLDERS", "TEST_FOLDERS"],
     }
@@ -247,3 +250,32 @@ def test_code_in_an_override_is_not_executed(cfg, tmp_path):
 def test_overrides_are_pairs(cfg):
     with pytest.raises(UserError, match=r"not KEY VALUE pairs: SEED 1 SOLVER\.BASE_LR$"):
         merge_overrides(cfg, ["SEED", "1", "SOLVER.BASE_LR"])
+
+
+@pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"])
+def test_configs_by_name(name):
+    path = find_config(name)
+    assert path.is_file()
+    assert read_config(path, ["MODEL.FCOS.NUM_CONVS", "1"]).MODEL.FCOS.NUM_CONVS == 1
+
+
+def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
+    assert find_config("mine.yaml").resolve() == tmp_path / "mine.yaml"
+    with pytest.raises(UserError, match=r"no config file other\.yaml, and neither"):
+        find_config("other.yaml")
+
+
+def test_only_detectron2s_own_configs_may_hold_code(tmp_path):
+    own = tmp_path / "own.yaml"
+    base = find_config(model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")).parents[1]
+    own.write_text((base / "Base-RetinaNet.yaml").read_text())
+    with pytest.raises(UserError, match="cannot read config file"):
+        read_config(own, [])
+
+
+def test_parts_that_nobody_registered_are_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
+    with pytest.raises(UserError, match=r"MODEL\.PROPOSAL_GENERATOR\.NAME: there is no 'FCOSRNP'"):
+        read_config(tmp_path / "mine.yaml", ["MODEL.PROPOSAL_GENERATOR.NAME", "FCOSRNP"])

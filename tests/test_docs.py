@@ -1,17 +1,23 @@
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from fcos_rpn import add_fcos_config
+from fcos_rpn.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-DOCUMENTS = sorted(DOCS.glob("*.md"))
-HAVE_NO_PARSER = ("compare_torchvision", "quickstart")  # to be had without running them
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
 def flatten(node, prefix=""):
@@ -29,80 +35,92 @@ def test_the_table_of_config_keys_is_that_of_the_code():
     assert documented == added
 
 
-def blocks(text: str) -> list[str]:
-    """What stands between fences, but Python."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [block for language, block in fenced if not language]
+def blocks(text: str, language: str) -> list[str]:
+    """Find the fenced blocks of a language; commands have none."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def tool_commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Tool and arguments of each, by its file or by what the document lets stand for it."""
-    aliases = dict(re.findall(r"`(\w+)`\s+stands\s+for\s+`\.venv/bin/python\s+tools/(\w+)\.py`", text))
-    aliases |= dict(re.findall(r"`(\w+)`\s+for\s+`\.venv/bin/python\s+tools/(\w+)\.py`", text))
-    for block in blocks(text):
+def commands(text: str) -> Iterator[tuple[ModuleType, list[str]]]:
+    """Yield the module and the arguments of each command in a text's blocks."""
+    for block in blocks(text, ""):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.match(r"\s*(?:\S+=\S+ )*(?:\S*python )?tools/(\w+)\.py ?(.*)", line)
-            name, arguments = found.groups() if found else line.partition(" ")[::2]
-            tool = name if found else aliases.get(name)
-            if tool:
-                yield tool, shlex.split(arguments, comments=True)
+            found = re.match(
+                r"(?:\w+=\S+ )*(?:fcos-rpn ([a-z]\S*)|python -m (dev\.\S+)|torchrun .*tools/(\w+)\.py)(.*)", line
+            )
+            if found:
+                command, developers, tool, arguments = found.groups()
+                name = developers or f"fcos_rpn.commands.{tool or COMMANDS[command][0]}"
+                module = importlib.import_module(name)
+                if hasattr(module, "__path__"):  # `python -m` of a package
+                    module = importlib.import_module(f"{name}.__main__")
+                yield module, shlex.split(arguments, comments=True)
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "README.md"], ids=lambda path: path.name)
-def test_tools_understand_the_commands(document):
-    """That nothing is said that a tool does not know; whether it runs is another question."""
-    for name, arguments in tool_commands(document.read_text(encoding="utf-8")):
-        assert (TOOLS / f"{name}.py").is_file(), name
-        if name in HAVE_NO_PARSER:
-            continue
-        assert is_understood(name, arguments), f"{name} {arguments}"
-
-
-def is_understood(name: str, arguments: list[str]) -> bool:
-    parser = load_tool(name).build_argument_parser()
+def is_understood(module: ModuleType, arguments: list[str]) -> bool:
+    parser = module.build_argument_parser()
+    parse = parser.parse_intermixed_args if module.__name__.endswith("convert_checkpoint") else parser.parse_args
     try:
-        parser.parse_intermixed_args(arguments) if name == "convert_checkpoint" else parser.parse_args(arguments)
+        parse(arguments)
     except SystemExit as stop:
         return stop.code == 0  # of --help
     return True
 
 
-def test_the_commands_of_documents_are_found():
-    """So that a change of style does not switch off the tests above and below."""
-    found = {document.name: [*tool_commands(document.read_text(encoding="utf-8"))] for document in DOCUMENTS}
-    assert {name for name, commands in found.items() if not commands} <= {"config.md", "faq.md", "paper.md"}
-    assert sum(map(len, found.values())) > 50
+@each_document
+def test_commands_are_understood_by_their_parsers(document):
+    """Whether they also run is another question."""
+    for module, arguments in commands(document.read_text(encoding="utf-8")):
+        if hasattr(module, "build_argument_parser"):
+            assert is_understood(module, arguments), f"{module.__name__} {arguments}"
 
 
-MARK = re.compile(r"\brun (by hand|in (a )?tests?)|\brun by us|\bnot run\b|\btest runs\b|\btested\b", re.IGNORECASE)
+def test_commands_are_found():
+    """A change of style in the documents must not switch off the test above."""
+    assert sum(len([*commands(document.read_text(encoding="utf-8"))]) for document in DOCUMENTS) > 50
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_is_said_to_run_in_a_test_or_by_hand_or_not(document):
-    """In its section, or before the first one for all of the document."""
-    sections = re.split(r"^#{2,3} ", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    unmarked = [section.splitlines()[0] for section in sections if blocks(section) and not MARK.search(section)]
-    assert MARK.search(sections[0]) or not unmarked, f"no word on whether these commands run: {unmarked}"
+@each_document
+def test_named_commands_exist(document):
+    """In sentences, too."""
+    text = document.read_text(encoding="utf-8")
+    assert {*re.findall(r"fcos-rpn ([a-z][a-z-]*)", text)} <= COMMANDS.keys()
+    for module in re.findall(r"python -m (dev\.[\w.]*\w)", text):
+        assert find_spec(module), module
 
 
-def test_named_tests_exist():
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    known = set(re.findall(r"^def (test_\w+)\(", code, re.MULTILINE))
-    for document in DOCUMENTS:
-        named = re.findall(r"\btest_\w+\b(?!\.py)", document.read_text(encoding="utf-8"))
-        assert not set(named) - known, document.name
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@each_document
 def test_named_files_exist(document):
     text = document.read_text(encoding="utf-8")
-    for path in re.findall(r"(?<![\w/.])((?:tests|tools|fcos_rpn)/[\w/.-]*\w|configs/[\w/.-]+\.(?:py|yaml))", text):
-        if not path.endswith("/CONFIG.yaml"):
+    if document.name == "CHANGELOG.md":
+        text = text.partition("\n## 0")[0]  # releases name the files of their time
+    for path in re.findall(r"(?<![\w/.])((?:tests|tools|fcos_rpn|dev)/[\w/.-]*\w|configs/[\w/.-]+\.(?:py|yaml))", text):
+        if not {"CONFIG", "ROOM"} & {*re.split("[/.]", path)}:  # placeholders
             assert (ROOT / path).exists() or list(ROOT.glob(f"{path}*")), path
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "README.md"], ids=lambda path: path.name)
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_document
+def test_links_lead_somewhere(document):
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{path}#{anchor}"
+
+
+@each_document
+def test_snippets_import_what_exists(document):
+    for block in blocks(document.read_text(encoding="utf-8"), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fcos_rpn"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
+
+
+@each_document
 def test_extras_are_installed_from_a_checkout(document):
     """No package index has this package."""
-    text = document.read_text(encoding="utf-8")
-    assert "fcos_rpn[" not in text
+    assert "fcos_rpn[" not in document.read_text(encoding="utf-8")

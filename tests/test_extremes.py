@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcos_rpn import FCOS, FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, FCOSPostProcessor
+from fcos_rpn.engine import yaml
 from fcos_rpn.engine.setup import use_datasets
-from fcos_rpn.engine.trainer import Trainer
 from tests.tiny import tiny_config
 
 ARCHITECTURES = ["FCOS", "GeneralizedRCNN"]
@@ -131,7 +131,7 @@ def test_an_image_of_24_megapixels():
             strides=strides,
             head=FCOSHead(in_channels=4, strides=strides, num_classes=2, num_convs=1, norm=""),
             assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0, 128.0, 256.0, 512.0]),
-            losses=FCOSLosses(),
+            loss_functions=FCOSLosses(),
         ),
         postprocessor=FCOSPostProcessor(score_thresh=0.0, pre_nms_topk=50, nms_thresh=0.6, post_nms_topk=100),
         pixel_mean=(128.0, 128.0, 128.0),
@@ -179,8 +179,5 @@ def test_odd_pictures_train_and_evaluate(tmp_path, detectron2_restored):
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER = 4, 4
     cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = 512
     use_datasets(cfg)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    (results,) = json.loads((tmp_path / "output" / "results.json").read_text()).values()
+    results = yaml.build_trainer(cfg).train()
     assert results["bbox"]["AP"] >= 0

@@ -19,8 +19,7 @@ from torch import nn
 
 from fcos_rpn import FCOSAssigner, FCOSLosses, FCOSPostProcessor, model_zoo
 from fcos_rpn.data import CheckedDatasetMapper
-from fcos_rpn.engine import lazy
-from fcos_rpn.engine.trainer import Trainer
+from fcos_rpn.engine import lazy, yaml
 from tests.tiny import tiny_batch
 
 FOLDER = Path(__file__).parents[1] / "configs" / "lazy"
@@ -76,7 +75,7 @@ def test_models_are_the_same(pair):
     found, expected = settings(other), settings(one)
     assert found == expected
     assert any(key.endswith("core.assigner") for key in expected)
-    assert any(key.endswith("core.criterion") for key in expected)
+    assert any(key.endswith("core.loss_functions") for key in expected)
     assert any(key.endswith("postprocessor") for key in expected)
 
 
@@ -111,7 +110,7 @@ def test_equal_weights_give_equal_losses_and_detections(pair):
     cfg, config = pair
     shrink(cfg, config)
     torch.manual_seed(0)
-    one, other = Trainer.build_model(cfg), lazy.build_model(config)
+    one, other = yaml.build_model(cfg), lazy.build_model(config)
     other.load_state_dict(one.state_dict(), strict=True)
     batch = tiny_batch(SIZES, (2, 3), num_classes=80)
     losses = []
@@ -191,7 +190,7 @@ def test_what_follows_from_a_value_follows_when_it_changes(centerness, predicts_
         role.core.head.centerness = centerness
         role.core.head.num_classes = 7
         assert role.core.assigner.num_classes == 7
-        assert role.core.losses.predicts_iou is predicts_iou
+        assert role.core.loss_functions.predicts_iou is predicts_iou
         selections = [role[key] for key in role if key.endswith("postprocessor")]
         assert selections
         assert all(selection.computes_centerness is computes for selection in selections)

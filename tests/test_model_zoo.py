@@ -8,8 +8,9 @@ from zipfile import ZipFile
 
 import pytest
 
-from fcos_rpn import UserError
+from fcos_rpn import UserError, commands
 from fcos_rpn.model_zoo import get_config, get_config_file
+from tests.tiny import write_coco_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml"))
@@ -75,24 +76,40 @@ def installed(tmp_path_factory) -> Path:
 
 def test_wheel_holds_all_modules_and_configs_and_nothing_else(installed):
     here = {path.relative_to(ROOT) for path in (ROOT / "fcos_rpn").rglob("*.py")} | {Path("fcos_rpn/py.typed")}
-    here |= {path.relative_to(ROOT) for path in (ROOT / "fcos_rpn" / "data").glob("*.json")}
     here |= {Path("fcos_rpn", "configs", name) for name in [*CONFIGS, *LAZY_CONFIGS, *COMMON]}
     there = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     assert {path for path in there if not path.parts[0].endswith(".dist-info")} == here
 
 
 def test_wheel_works_in_an_empty_folder(installed, tmp_path):
+    """The configs, and the console script with one of them by its name."""
     code = f"""
-import json, fcos_rpn.model_zoo as zoo
+import importlib.metadata, json, sys, fcos_rpn.model_zoo as zoo
 architectures = [zoo.get_config(name).MODEL.META_ARCHITECTURE for name in {CONFIGS}]
 roles = [zoo.get_config(name).model._target_.__name__ for name in {LAZY_CONFIGS}]
 print(json.dumps([zoo.__file__, architectures, roles]))
+(script,) = importlib.metadata.distribution("fcos_rpn").entry_points.select(name="fcos-rpn")
+script.load()()
 """
+    write_coco_folder(tmp_path / "coco")
+    analysis = ["analyze", "--config-file", "custom/fcos_mobilenet_v2.yaml", "--annotations", "coco/instances.json"]
     environment = {**os.environ, "PYTHONPATH": str(installed)}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-W", "ignore", "-c", code, *analysis]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    module, architectures, roles = json.loads(done.stdout.splitlines()[-1])
+    found, *printed = done.stdout.splitlines()
+    module, architectures, roles = json.loads(found)
     assert Path(module).is_relative_to(installed)
     assert architectures == [get_config(name).MODEL.META_ARCHITECTURE for name in CONFIGS]
     assert roles == ["GeneralizedRCNNWithProposals", "FCOS", "ProposalNetwork"]
+    assert "best possible recall" in "\n".join(printed).lower()
+
+
+def test_the_console_script_lists_the_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fcos-rpn", "--help"])
+    commands.main()
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in commands.COMMANDS)
+    monkeypatch.setattr(sys, "argv", ["fcos-rpn", "trian"])
+    with pytest.raises(SystemExit, match="there is no command 'trian'; choose one of quickstart, check, train"):
+        commands.main()

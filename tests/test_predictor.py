@@ -1,5 +1,7 @@
+import copy
 import functools
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +158,25 @@ def test_without_names_classes_have_numbers_and_that_is_said_once(weights, pictu
     assert "carries no class names and none are given" in messages[0]
 
 
+def test_given_names_in_another_order_are_an_error(weights):
+    with pytest.raises(UserError, match=r"another order:\n  checkpoint: red, blue\n  data: blue, red"):
+        Predictor(config("one"), weights=weights("one"), device="cpu", class_names=NAMES[::-1])
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_predictor_can_be_pickled_and_copied(predictor, picture, name):
+    original = predictor(name)
+    expected = original(picture)
+    for other in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
+        assert not any(module.training for module in other.model.modules())
+        assert_same(other(picture), expected)
+
+
 def test_given_names_come_first(weights):
     for with_names in (True, False):
         file = weights("one", with_names=with_names)
         assert Predictor(config("one"), weights=file, device="cpu", class_names=("a", "b")).class_names == ["a", "b"]
-    with pytest.raises(UserError, match=r"3 class names are given, but .* was trained on 2 classes: red, blue"):
+    with pytest.raises(UserError, match=r"trained on other classes \(red, blue\):\n .*\(2, .* in the file, \(3, "):
         Predictor(config("one"), weights=weights("one"), device="cpu", class_names=("a", "b", "c"))
     with pytest.raises(UserError, match=r"cls_logits\.bias: \(2,\) in the file, \(3,\) in the model"):
         Predictor(config("one"), weights=weights("one", with_names=False), device="cpu", class_names=("a", "b", "c"))

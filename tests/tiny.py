@@ -93,6 +93,15 @@ def tiny_batch(
     return batch
 
 
+def without_gradient(model: torch.nn.Module) -> list[str]:
+    """Return the names of the parameters that should learn, and got no gradient that is finite and not zero."""
+
+    def learns(gradient: torch.Tensor | None) -> bool:
+        return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
+
+    return [name for name, p in model.named_parameters() if p.requires_grad and not learns(p.grad)]
+
+
 def write_coco_folder(folder: Path, *, num_images: int = 4, boxes_per_image: int = 2) -> tuple[str, str]:
     """A data set in COCO's format: rectangles in the colour of their class on grey noise.
 

@@ -1,23 +1,24 @@
-"""How fast and how large FCOS is, against detectron2's FCOS and RetinaNet, torchvision's FCOS and the anchor RPN.
+"""Measure time and memory of FCOS beside detectron2's FCOS and RetinaNet, torchvision's FCOS and the anchor RPN.
 
-All work on the same inputs with the same weights, take turns within one process, and are compared by their medians;
-use the ratios, and only those of one run. Prints a table and writes OUTPUT/<subject>.json and .png.
+All have the same inputs and the same weights, take turns within one process, and are compared by their medians.
+Compare ratios, and only within one run. Prints a table and writes OUTPUT/<subject>.json and .png.
 
-    python -m dev.benchmark all --quick                      everything runs; its figures say nothing
+    python -m dev.benchmark all --quick                      test that everything runs, on small inputs
     python -m dev.benchmark inference --size 800 1067        one subject in full
 """
 
 import argparse
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which follows memory, greets on standard error
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, prints a greeting
 
 import torch
 from tqdm import tqdm
 
+from dev.arguments import positive
 from dev.benchmark import SUBJECTS, Comparison, Report, Setup, growth_table, inference, measure, plot_growth, plot_times
 from fcos_rpn import UserError
 from fcos_rpn.errors import make_folder, user_errors_as_messages
@@ -35,21 +36,17 @@ ABOUT = {
 }
 
 
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(text)
-
-
 def build_argument_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     common.add_argument("--amp", action="store_true", help="models in float16 where autocast wants it; needs cuda")
     common.add_argument("--threads", type=positive, default=2, help="of the CPU (default: %(default)s)")
-    common.add_argument("--quick", action="store_true", help="small inputs, three rounds: a test, no measurement")
+    common.add_argument("--quick", action="store_true", help="small inputs and three rounds: a test, not a measurement")
     common.add_argument("--output", type=Path, default=Path("output/benchmark"), help="default: %(default)s")
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m dev.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     subjects = parser.add_subparsers(dest="subject", required=True)
     for name, about in ABOUT.items():
         subject = subjects.add_parser(name, parents=[common], help=about, description=about)
@@ -60,12 +57,13 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
-    """The whole job, top-down."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write and print one subject or all."""
+    args = build_argument_parser().parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; leave it away to measure on the CPU")
+        raise UserError("--device cuda: torch sees no GPU here; leave the option out to measure on the CPU")
     if args.amp and args.device == "cpu":
-        raise UserError("--amp: float16 is for GPUs; give --device cuda, too")
+        raise UserError("--amp needs a GPU: add --device cuda")
     make_folder(args.output)
     os.environ["RAYON_NUM_THREADS"] = str(args.threads)  # hotcoco's, which is not loaded yet
     torch.set_num_threads(args.threads)
@@ -96,4 +94,4 @@ def run(subject: str, prepare: Callable[[Setup], Iterator[Comparison]], setup: S
 
 if __name__ == "__main__":
     with user_errors_as_messages(when_stopped="stopped; what was measured before is in --output"):
-        main(build_argument_parser().parse_args())
+        main()

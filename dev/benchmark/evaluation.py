@@ -1,6 +1,6 @@
 """Outputs of a model and ground truth -> figures: AP of detections, and AR100 and AR1k of proposals.
 
-Detectron2's own AR is another figure (see `FCOSEvaluator`), which ours reports, too. Its AP is faster where its C++
+Detectron2's own AR is another figure (see `FCOSEvaluator`). Its AP is faster where its C++
 extension is built; here it is not used. Memory is the process's, since torch has no part.
 """
 
@@ -41,7 +41,7 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
         cases = {
             OURS: with_evaluator(FCOSEvaluator, content, of_images),
             f"{OURS}, pycocotools": with_evaluator(FCOSEvaluator, content, of_images, api="pycocotools"),
-            "detectron2": with_evaluator(COCOEvaluator, content, of_images),
+            "detectron2": with_evaluator(COCOEvaluator, content, of_images, use_fast_impl=False),
             "pycocotools": with_pycocotools(content, of_images),
         }
         setting = {"figures": figure, "images": num_images, "proposals": NUM_PROPOSALS}
@@ -95,7 +95,10 @@ def random_outputs(content: dict[str, Any]) -> list[dict[str, Instances]]:
 
 
 def with_evaluator(
-    evaluator_type: type[COCOEvaluator], content: dict[str, Any], outputs: list[dict[str, Instances]], **kwargs: Any
+    evaluator_type: type[COCOEvaluator | FCOSEvaluator],
+    content: dict[str, Any],
+    outputs: list[dict[str, Instances]],
+    **kwargs: Any,
 ) -> Callable[[], Any]:
     """From what the model found to figures; the evaluator has read the annotations."""
     name = f"fcos_rpn_benchmark_{evaluator_type.__name__}"
@@ -104,7 +107,7 @@ def with_evaluator(
         json_file.write_text(json.dumps(content))
         MetadataCatalog.get(name).json_file = str(json_file)
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = evaluator_type(name, tasks=("bbox",), distributed=False, use_fast_impl=False, **kwargs)
+            evaluator = evaluator_type(name, tasks=("bbox",), distributed=False, **kwargs)
         MetadataCatalog.remove(name)
     inputs = [{"image_id": image["id"]} for image in content["images"]]
 

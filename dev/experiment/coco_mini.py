@@ -1,12 +1,11 @@
-"""coco_mini320: 1,921 photographs of COCO val2017 at a long side of 320 pixels, for experiments on small machines.
+"""Build coco_mini320: 1,921 photographs of COCO val2017 with a long side of 320 pixels, for small machines.
 
-They are those whose license allows adaptation, in a fixed order of which the first 1,571 train and the others test.
-`coco_mini320.json` lists their image ids, so that anyone who has COCO can build the set. Two in five boxes are persons;
-the same images with their persons alone are the set that minutes of training suffice for.
+Their license allows adaptation. The first 1,571, in a fixed order, are for training, the others for testing.
+`coco_mini320.json` lists their image ids, so anyone who has COCO can build the set. Two in five boxes are persons; the
+same images with their persons alone are a set that can be learned in minutes.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fcos_rpn.data.coco.annotations import load_annotations
-from fcos_rpn.errors import UserError
+from fcos_rpn.errors import UserError, write_whole
 
 LONG_SIDE = 320
 JPEG_QUALITY = 90
@@ -45,14 +44,15 @@ def build_coco_mini(images: Path, annotations: Path, folder: Path) -> None:
             if not file.exists():
                 _write_shrunk(images / image["file_name"], file, (image["width"], image["height"]))
         for split, content in splits.items():
-            _write_json(folder / f"instances_{split}.json", content)
-            _write_json(folder / f"persons_{split}.json", only(content, "person"))
+            for kind, part in (("instances", content), ("persons", only(content, "person"))):
+                with write_whole(folder / f"{kind}_{split}.json") as stream:
+                    stream.write(json.dumps(part).encode())
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error}); make room there or name another folder") from error
 
 
 def select(coco: dict[str, Any], image_ids: list[int], file: Path) -> dict[str, Any]:
-    """The part of a COCO dictionary that belongs to some of its images, in their order.
+    """Keep the part of a COCO dictionary that belongs to some of its images, in their order.
 
     Raises:
         UserError: if `coco`, which was read from `file`, lacks one of them.
@@ -76,7 +76,7 @@ def select(coco: dict[str, Any], image_ids: list[int], file: Path) -> dict[str, 
 
 
 def only(coco: dict[str, Any], name: str) -> dict[str, Any]:
-    """All images of a COCO dictionary, and of its annotations those of the category of a name."""
+    """Keep the annotations of one category, and all images."""
     categories = [category for category in coco["categories"] if category["name"] == name]
     ids = {category["id"] for category in categories}
     annotations = [annotation for annotation in coco["annotations"] if annotation["category_id"] in ids]
@@ -84,7 +84,7 @@ def only(coco: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def shrink(coco: dict[str, Any], long_side: int) -> dict[str, Any]:
-    """Images and boxes at another size; masks and keypoints stay behind.
+    """Resize images and boxes; drop masks and keypoints.
 
     Args:
         coco: a COCO dictionary.
@@ -109,18 +109,11 @@ def shrink(coco: dict[str, Any], long_side: int) -> dict[str, Any]:
     return {**coco, "images": images, "annotations": annotations}
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    unfinished = file.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(unfinished, file)
-
-
 def _write_shrunk(source: Path, target: Path, size: tuple[int, int]) -> None:
     try:
         with Image.open(source) as image:
             small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     except (OSError, SyntaxError) as error:
         raise UserError(f"{source}: cannot be read as an image ({error}); copy it again") from error
-    unfinished = target.with_suffix(".tmp")
-    small.save(unfinished, format="JPEG", quality=JPEG_QUALITY)
-    os.replace(unfinished, target)
+    with write_whole(target) as file:
+        small.save(file, format="JPEG", quality=JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""A part of the training images is held out, so that choices are made without the test images."""
+"""Hold a part of the training images out, so that choices are made without the test images."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ FOLDS = 5
 
 
 def split(annotations: Path, folder: Path) -> tuple[Path, Path]:
-    """Every fifth image is held out: two jsons of the same folder of images, to train on and to evaluate on.
+    """Write two jsons, to train on and to evaluate on; every fifth image is held out.
 
     Raises:
         UserError: if one of them would have no boxes.

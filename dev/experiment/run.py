@@ -1,29 +1,32 @@
 """Train and evaluate a system, or take up what an earlier call has left; choose its learning rate."""
 
 import contextlib
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
+from torch import nn
 
 from dev.experiment.fold import split
-from dev.experiment.run_files import figures_by_iteration, read_json
 from dev.experiment.settings import require_same_settings, settings_of
+from dev.experiment.summary import figures_by_iteration, read_json
 from dev.experiment.system import Experiment
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine.progress import training_seconds
+from fcos_rpn.engine import yaml
+from fcos_rpn.engine.divergence import TrainingDiverged
+from fcos_rpn.engine.progress import progress_writers, training_seconds
 from fcos_rpn.engine.setup import use_datasets
-from fcos_rpn.engine.trainer import TrainingDiverged
 from fcos_rpn.errors import UserError
 from fcos_rpn.evaluation import write_results
 
 
 def best_rate(experiment: Experiment, name: str) -> float:
-    """The learning rate with the highest criterion on a fold of the training images, at a part of the budget; where
-    there is but one, it is taken without a trial.
+    """Choose the learning rate with the highest criterion on a fold of the training images, at a part of the budget.
+    A single rate needs no trial.
 
     Raises:
         UserError: if the training diverges at all of them, or there are too few images.
@@ -44,15 +47,17 @@ def best_rate(experiment: Experiment, name: str) -> float:
 def run(
     experiment: Experiment, name: str, *, rate: float, seed: int, fold: Sequence[Path] | None = None
 ) -> dict[str, Any]:
-    """What `Experiment.summarize` keeps of the last evaluation, `by_iteration` and `seconds` of training.
-
-    On a fold, training that diverges is a finding, too: the only entry is then `diverged`, the reason.
+    """Run a system, unless an earlier call has.
 
     Args:
         experiment, name: a system of an experiment.
         rate: learning rate.
         seed: of all randomness.
-        fold: two jsons of the training images, to train on and to evaluate on; a part of the budget is spent there.
+        fold: two jsons of the training images, to train on and to evaluate on, at a part of the budget.
+
+    Returns:
+        What `Experiment.summarize` keeps of the last evaluation, `by_iteration` and `seconds` of training. If the
+        training diverges on a fold, only `diverged`, the reason.
 
     Raises:
         TrainingDiverged: at the whole budget.
@@ -82,31 +87,42 @@ def run(
 
 
 def train(experiment: Experiment, cfg: CfgNode, title: str) -> dict[str, Any]:
-    """From the last checkpoint, if there is one."""
-    output = Path(cfg.OUTPUT_DIR)
+    """Train from the last checkpoint, if there is one, and evaluate."""
     use_datasets(cfg)
     cfg.freeze()
     seed_all_rng(cfg.SEED)
-    trainer = experiment.trainer(cfg, title=title, reset_class_layers=True)
-    trainer.resume_or_load(resume=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # the table at the end says it all
-        trainer.train()
-    (found,) = read_json(output / "results.json").values()  # of the last evaluation
-    task = experiment.criterion[0]
+    trainer = yaml.build_trainer(
+        cfg,
+        evaluate=functools.partial(evaluate_quietly, cfg),
+        writers=progress_writers(title, cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR),
+        reset_class_layers=True,
+    )
+    trainer.resume_or_load(cfg.MODEL.WEIGHTS)
+    found = trainer.train()
+    task, metrics = experiment.criterion[0], Path(cfg.OUTPUT_DIR) / "metrics.json"
     return {
-        **experiment.summarize(found),
-        "by_iteration": figures_by_iteration(output / "metrics.json", cfg.SOLVER.MAX_ITER, task, experiment.followed),
-        "seconds": training_seconds(output / "metrics.json"),
+        **experiment.summarize(found, cfg),
+        "by_iteration": figures_by_iteration(metrics, cfg.SOLVER.MAX_ITER, task, experiment.followed),
+        "seconds": training_seconds(metrics),
     }
 
 
 def evaluate(experiment: Experiment, cfg: CfgNode, title: str) -> dict[str, Any]:
-    """With the weights of another system."""
+    """Evaluate with the weights of another system."""
     print(title)
+    found = evaluate_quietly(cfg, load_model(cfg, cfg.MODEL.WEIGHTS))
+    return {**experiment.summarize(found, cfg), "by_iteration": {}, "seconds": 0.0}
+
+
+def load_model(cfg: CfgNode, weights: str) -> nn.Module:
+    """Build a model with the weights of a training."""
     use_datasets(cfg, is_training=False)
-    cfg.freeze()
-    model = experiment.trainer.build_model(cfg)
-    FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
+    model = yaml.build_model(cfg)
+    FCOSCheckpointer(model, require_all=True).load(weights)
+    return model
+
+
+def evaluate_quietly(cfg: CfgNode, model: nn.Module) -> Mapping[str, Any]:
+    """Evaluate without the tables of the COCO library: that of the command says it all."""
     with contextlib.redirect_stdout(io.StringIO()):
-        found = experiment.trainer.test(cfg, model)
-    return {**experiment.summarize(found), "by_iteration": {}, "seconds": 0.0}
+        return yaml.evaluate(cfg, model, show_progress=True)

@@ -1,4 +1,4 @@
-"""A finished run is taken up again only if everything it depends on is the same."""
+"""Resume a finished run only if everything that it depends on is the same."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from dev.experiment.run_files import read_json
+from dev.experiment.summary import read_json
 from dev.experiment.system import Experiment
 from fcos_rpn.errors import UserError
 from fcos_rpn.evaluation import write_results
 
 
 def settings_of(experiment: Experiment, name: str, *, rate: float, on_fold: bool) -> dict[str, Any]:
-    """All that the figures of a run depend on, but for the system and the seed, which its folder is named after."""
+    """All that the figures of a run depend on, except the system and the seed, which its folder is named after."""
     return {
         "--train": [str(Path(path).resolve()) for path in experiment.train],
         "--test": [str(Path(path).resolve()) for path in experiment.test],
@@ -28,7 +28,7 @@ def settings_of(experiment: Experiment, name: str, *, rate: float, on_fold: bool
 
 
 def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of a run that begins.
+    """Write the settings of a new run, or compare them with those of an earlier one.
 
     Raises:
         UserError: if the folder holds a run with others.

@@ -1,4 +1,4 @@
-"""What is compared, and what all that is compared has in common."""
+"""What is compared, and what all systems of a comparison have in common."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 
-from fcos_rpn import model_zoo
-from fcos_rpn.config import merge_overrides
-from fcos_rpn.engine.progress import TrainerWithProgress
+from dev.arguments import positive
+from fcos_rpn.config import read_config
 from fcos_rpn.errors import UserError
+from fcos_rpn.model_zoo import find_config
+
+CONFIGS = Path(__file__).with_name("configs")
 
 
 class System(NamedTuple):
@@ -20,7 +22,7 @@ class System(NamedTuple):
 
     title: str
     config: str
-    """Name of a config of `fcos_rpn.model_zoo`."""
+    """A file of `configs/`, or a name of `fcos_rpn.model_zoo`."""
     overrides: Sequence[Any] = ()
     """KEY, VALUE, ... that make it another system than the config's."""
     weights_of: str = ""
@@ -30,17 +32,18 @@ class System(NamedTuple):
 
     def read_config(self) -> CfgNode:
         """The config at no budget yet."""
-        cfg = model_zoo.get_config(self.config)
-        merge_overrides(cfg, [str(value) for value in self.overrides])
-        return cfg
+        file = CONFIGS / self.config
+        return read_config(
+            file if file.is_file() else find_config(self.config), [str(value) for value in self.overrides]
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What all systems of a comparison have in common."""
 
     systems: Mapping[str, System]
-    """By name; a system's runs lie in the folder of that name."""
+    """By name; a system's runs are in the folder of that name."""
     train: Sequence[str]
     """Folder of images and json."""
     test: Sequence[str]
@@ -53,7 +56,6 @@ class Experiment:
     """Of the input, in pixels; the long side is at most 4/3 of it."""
     rates: Sequence[float]
     output: Path
-    trainer: type[TrainerWithProgress]
     criterion: tuple[str, str]
     """Task and figure of the evaluation by which learning rates are chosen."""
     followed: tuple[str, ...]
@@ -62,8 +64,8 @@ class Experiment:
     """In each training at the whole budget, at equal distances; the last one at its end."""
     fold_part: int
     """A run on a fold of the training images has one in this many of the iterations."""
-    summarize: Callable[[dict[str, Any]], dict[str, Any]]
-    """From the last evaluation's results by task to what is kept of a run."""
+    summarize: Callable[[Mapping[str, Any], CfgNode], dict[str, Any]]
+    """Maps the last evaluation's results by task, and the config of the run, to what is kept of it."""
 
     def build_config(self, name: str, *, rate: float, seed: int, fold: Sequence[Path] | None = None) -> CfgNode:
         """What a system is trained with, on all training images or on a fold of them."""
@@ -93,57 +95,31 @@ class Experiment:
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser, *, output: str) -> None:
-    """What every comparing tool takes on its command line."""
+    """The command line of every comparison."""
     parser.add_argument("--train", nargs=2, metavar=("IMAGES", "JSON"), help="in COCO's format")
     parser.add_argument("--test", nargs=2, metavar=("IMAGES", "JSON"))
     parser.add_argument("--weights", metavar="FILE", help="the backbone's, from ImageNet; quick start writes one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
-    parser.add_argument("--iterations", type=iterations, default=300, help="of each run (default: %(default)s)")
-    parser.add_argument("--batch", type=batch, default=8, help="images of an iteration (default: %(default)s)")
+    parser.add_argument("--iterations", type=positive, default=300, help="of each run (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=8, help="images of an iteration (default: %(default)s)")
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[0.0025, 0.005, 0.01, 0.02, 0.04], help="default: %(default)s"
     )
     parser.add_argument(
-        "--evaluations", type=evaluations, default=6, help="of each run, the last at its end (default: %(default)s)"
+        "--evaluations", type=positive, default=6, help="of each run, the last at its end (default: %(default)s)"
     )
     parser.add_argument(
         "--fold-part",
-        type=fold_part,
+        type=positive,
         default=4,
         metavar="N",
         help="a learning rate is chosen at one in N of the iterations (default: %(default)s)",
     )
-    parser.add_argument("--short-side", type=int, default=240, help="of the input, in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--short-side", type=positive, default=240, help="of the input, in pixels (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path(output), help="default: %(default)s")
     parser.add_argument("--table", type=Path, metavar="JSON", help="print the table of an earlier run's results.json")
-
-
-def iterations(text: str) -> int:
-    """An argument's type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too few: a run needs 1 or more")
-    return int(text)
-
-
-def batch(text: str) -> int:
-    """An argument's type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too few: an iteration needs 1 image or more")
-    return int(text)
-
-
-def evaluations(text: str) -> int:
-    """An argument's type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too few: the figures come from the last one, so give 1 or more")
-    return int(text)
-
-
-def fold_part(text: str) -> int:
-    """An argument's type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no part of the iterations: give 1 (all of them) or more")
-    return int(text)
 
 
 def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
@@ -159,5 +135,4 @@ def experiment_from(args: argparse.Namespace, **in_common: Any) -> Experiment:
         if getattr(args, option) is None:
             raise UserError(f"--{option} is missing")
     names = ("train", "test", "weights", "iterations", "batch", "short_side", "rates", "evaluations", "fold_part")
-    given = {name: getattr(args, name) for name in names}
-    return Experiment(output=args.output, **given, **in_common)
+    return Experiment(output=args.output, **{name: getattr(args, name) for name in names}, **in_common)

@@ -1,11 +1,11 @@
-"""Does memory grow? Train for some minutes, evaluate on many images, and kill a process that loads images.
+"""Check that memory does not grow, in training and in evaluation, and that the death of a loader worker ends a training
+with one message.
 
-Everything runs through tools/train_net.py, on the CPU, with a tiny Faster R-CNN with FCOSRPN and generated pictures, in
-a process of its own, whose resident memory and that of its loader workers is read from /proc (Linux). A line is fitted
-to what comes after the first third, the warm-up, and before the last entry of the log; its slope is the growth. In the
-end a training goes on from its checkpoint, and one of its workers is killed: that has to end it with one message.
-Writes memory.json, memory.png and the logs to --output. Ends with status 1 if memory grows by more than --most or
---most-of-evaluation, or the message does not come.
+Everything is tools/train_net.py on the CPU, in a process of its own, with a tiny Faster R-CNN with FCOSRPN on generated
+pictures. The resident memory of the process and of its loader workers is read from /proc (Linux). A line is fitted to
+the samples between the first third, the warm-up, and the last entry of the log; its slope is the growth. In the end a
+training is resumed and one of its workers is killed. Writes memory.json, memory.png and the logs to --output. Ends with
+status 1 if memory grows by more than --most or --most-of-evaluation, or the message does not come.
 
 Examples:
     python -m dev.reliability.check_memory --minutes 15 --images 2000 --output output/check_memory
@@ -31,16 +31,13 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 from tqdm import tqdm
 
+from dev.reliability import tiny_training
+from dev.reliability.tiny_training import Training, add_output_argument, command_of, make_new_folder, started
 from fcos_rpn import UserError
-from fcos_rpn.errors import make_folder, user_errors_as_messages
-from fcos_rpn.model_zoo import find_config
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from check_resume import TINY, TINY_CONFIG, TRAIN_NET, Training, started, write_pictures
+from fcos_rpn.errors import user_errors_as_messages
 
 OVERRIDES = {
-    **TINY,
+    **tiny_training.OVERRIDES,
     "SOLVER.STEPS": (),
     "SOLVER.MAX_ITER": 10_000_000,
     "SOLVER.CHECKPOINT_PERIOD": 200,
@@ -50,7 +47,7 @@ OVERRIDES = {
 NUM_TRAINING_PICTURES = 60
 
 WARM_UP = 1 / 3
-"""Share of the iterations or images before which memory is still being taken up: caches, buffers, momenta."""
+"""Share of the iterations or images in which caches, buffers and momenta are allocated."""
 
 SECONDS_TO_START, SECONDS_TO_DIE = 600, 120
 
@@ -71,7 +68,7 @@ class Sample(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """A straight line through the samples between the warm-up and the end, which is no work of this kind any more."""
+    """A straight line through the samples between the warm-up and the end."""
 
     slope: float
     """MiB per 1,000 iterations or images."""
@@ -82,7 +79,11 @@ class Growth(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole job, top-down."""
+    """Watch, kill, print and write.
+
+    Returns:
+        The process's status: 1 if a check fails.
+    """
     args = build_argument_parser().parse_args(arguments)
     command = prepare(args)
     runs: dict[str, list[Sample]] = {}
@@ -122,20 +123,14 @@ def build_argument_parser() -> argparse.ArgumentParser:
         type=float,
         default=30.0,
         metavar="MIB",
-        help="per 1,000 images, of each of which 1000 proposals, 20 kB, are kept to the end; default: %(default)s",
+        help="growth per 1,000 images; 1000 proposals of each, 20 kB, are kept to the end; default: %(default)s",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("output/check_memory"),
-        metavar="FOLDER",
-        help="a new one; default: %(default)s",
-    )
+    add_output_argument(parser, "output/check_memory")
     return parser
 
 
 def prepare(args: argparse.Namespace) -> list[str]:
-    """The command of a training, but for its number of workers and its folder.
+    """Make the folder and return the command of a training.
 
     Raises:
         UserError: if this is no Linux, an argument is out of range, or the folder cannot be used.
@@ -145,25 +140,11 @@ def prepare(args: argparse.Namespace) -> list[str]:
     if args.minutes < 0 or args.images < 0 or args.workers < 0 or args.period <= 0:
         raise UserError("--minutes, --images and --workers must be at least 0, --period above 0")
     if args.images > 0 and args.minutes == 0:
-        raise UserError("--images are evaluated with what the training has learned: give it some --minutes")
-    if args.output.exists() and any(args.output.iterdir()):
-        raise UserError(f"--output {args.output} is not empty: name a new folder, or remove it")
-    make_folder(args.output)
-    train = write_pictures(args.output / "train", NUM_TRAINING_PICTURES)
-    test = write_pictures(args.output / "test", args.images) if args.images else train
-    return [
-        *(
-            sys.executable,
-            str(TRAIN_NET),
-            "--resume",
-            "--num-gpus",
-            "0",
-            "--config-file",
-            str(find_config(TINY_CONFIG)),
-        ),
-        *("--train", *train, "--test", *test),
-        *(str(part) for pair in OVERRIDES.items() for part in pair),
-    ]
+        raise UserError("--images are evaluated with the weights of the training: give --minutes above 0")
+    make_new_folder(args.output)
+    train = tiny_training.write_pictures(args.output / "train", NUM_TRAINING_PICTURES)
+    test = tiny_training.write_pictures(args.output / "test", args.images) if args.images else train
+    return command_of(tiny_training.CONFIG, "--train", *train, "--test", *test, overrides=OVERRIDES)
 
 
 def watch_training(command: Sequence[str], args: argparse.Namespace) -> list[Sample]:
@@ -204,7 +185,7 @@ def wait_until(is_true: Callable[[], bool], training: Training, seconds: float, 
 def samples_of(
     training: Training, count: Callable[[], int], period: float, seconds: float, title: str
 ) -> Iterator[Sample]:
-    """Until the process ends, or for so many seconds.
+    """Measure until the process ends, or for so many seconds.
 
     Raises:
         UserError: if it fails.
@@ -213,7 +194,7 @@ def samples_of(
     with tqdm(total=None if seconds == float("inf") else round(seconds), desc=title, unit="s") as progress:
         while training.process.poll() is None and (passed := time.monotonic() - begin) < seconds:
             main, *workers = (memory_of(pid) for pid in (training.process.pid, *children_of(training.process.pid)))
-            if main > 0:  # else it is just ending
+            if main > 0:  # it may just be ending
                 yield Sample(passed, count(), main, sum(workers))
             progress.update(round(passed) - progress.n)
             time.sleep(period)
@@ -222,11 +203,10 @@ def samples_of(
 
 
 def memory_of(pid: int) -> float:
-    """In MiB; 0 if the process has ended.
+    """Read a process's memory in MiB, without mapped files such as libraries; 0 if it has ended.
 
-    Without mapped files, such as libraries. Pages that processes share count for each of them: were they divided, it
-    would look like growth when a process writes to what it has in common with those that it has forked, as the first
-    full garbage collection does to all of Python's objects.
+    Pages that processes share count for each of them. If they were divided, a process that writes to pages that it
+    shares with its forks, as Python's first full garbage collection does, would look like growth.
     """
     try:
         text = Path(f"/proc/{pid}/status").read_text()
@@ -236,24 +216,24 @@ def memory_of(pid: int) -> float:
 
 
 def children_of(pid: int) -> list[int]:
-    """Those that a process has forked, as loader workers are; not those that run another program."""
+    """List the processes that a process has forked, such as loader workers, without those that run another program."""
     try:
         pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         own = Path(f"/proc/{pid}/cmdline").read_bytes()
         return [int(child) for child in pids if Path(f"/proc/{child}/cmdline").read_bytes() == own]
-    except OSError:  # one of them has ended meanwhile
+    except OSError:  # one of them has just ended
         return []
 
 
 def iterations_in(output: Path) -> int:
-    """From Detectron2's log of figures."""
+    """Read Detectron2's log of figures."""
     metrics = output / "metrics.json"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     return int(json.loads(lines[-1])["iteration"]) + 1 if lines else 0
 
 
 def images_in(log: str) -> int:
-    """From Detectron2's log of an evaluation."""
+    """Read Detectron2's log of an evaluation."""
     found = re.findall(r"Inference done (\d+)/\d+", log)
     return int(found[-1]) if found else 0
 
@@ -271,20 +251,20 @@ def growth_of(samples: Sequence[Sample]) -> Growth:
     last = counts.max(initial=0)
     is_steady = (counts >= WARM_UP * last) & (counts < last)
     if len(set(counts[is_steady].tolist())) < 3:
-        raise UserError("too little was done to tell a growth: give it more --minutes or --images")
+        raise UserError("too few samples to measure growth: give more --minutes or --images")
     totals = np.array([total(sample) for sample in samples])
     slope, start = np.polyfit(counts[is_steady], totals[is_steady], 1)
     return Growth(float(slope) * 1000, float(start), int(counts[is_steady][0]))
 
 
 def kill_a_worker(command: Sequence[str], output: Path, workers: int) -> str:
-    """Train on, and kill one of the processes that load images.
+    """Resume the training and kill one of its loader workers.
 
     Returns:
         The message that the training ends with; empty if there is none, or a traceback.
 
     Raises:
-        UserError: if the training does not come so far.
+        UserError: if the training ends before.
     """
     with started(command, output, workers) as training:
         training.wait_for_first_iteration()

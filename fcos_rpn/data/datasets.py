@@ -11,12 +11,11 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..errors import UserError
+from ..errors import UserError, write_whole
 from .coco.annotations import load_annotations
 from .coco.rules import LARGEST_ID
 
@@ -44,13 +43,10 @@ def _name_of(images: Path, json_file: Path, source: Source) -> str:
 
 def _write_json(content: dict[str, Any], folder: Path, stem: str) -> Path:
     """Write a json under a name that follows from its content, so that no older one is taken for it."""
-    text = json.dumps(content)
-    path = folder / f"{stem}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    # All processes of a distributed run write this file: each writes its own, which then takes the name at one stroke.
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    text = json.dumps(content).encode()
+    path = folder / f"{stem}-{hashlib.blake2b(text, digest_size=4).hexdigest()}.json"
+    with write_whole(path) as file:
+        file.write(text)
     return path
 
 

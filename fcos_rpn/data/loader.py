@@ -21,7 +21,6 @@ from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data.build import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
-    load_proposals_into_dataset,
     print_instances_class_histogram,
     trivial_batch_collator,
 )
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .coco.repairs import nothing_to_learn
 from .datasets import shown_name
+from .proposals import records_with_proposals
 from .seeding import Purpose, mix, seeded_generators
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
@@ -237,14 +237,14 @@ def load_records(
         raise UserError(f"DATASETS.PROPOSAL_FILES_TRAIN: {len(proposal_files)} files for {len(names)} data sets")
     records: list[Record] = []
     for name, file in itertools.zip_longest(names, proposal_files):
-        loaded = DatasetCatalog.get(name)
+        loaded = records_with_proposals(name, file) if file else DatasetCatalog.get(name)
         if not isinstance(loaded, list):
             raise UserError(
                 f"DATASETS.TRAIN {name}: training needs a list of dicts, not a {type(loaded).__name__}; give the "
                 "Trainer a loader of your own for it"
             )
         _require_known_classes(loaded, name)
-        records += load_proposals_into_dataset(loaded, file) if file else loaded
+        records += loaded
     require_boxes(records, names)
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)

@@ -54,8 +54,7 @@ def evaluate_model(
         As Detectron2: results by task and metric, in percent, below the data set's name if there are several; empty on
         all processes but the main one.
     """
-    was_training = model.training
-    optimized = optimize_for_inference(model.eval())
+    optimized = optimize_for_inference(model)
     results: OrderedDict[str, Any] = OrderedDict()
     for test_set in test_sets:
         shown = test_set.wrap(optimized) if test_set.wrap else with_proposals(optimized)
@@ -66,9 +65,9 @@ def evaluate_model(
         if comm.is_main_process():
             tasks = results.setdefault(test_set.name, {})
             tasks.update({f"{task}{test_set.suffix}": figures for task, figures in found.items()})
-    model.train(was_training)
     for name, tasks in results.items():
-        logger.info("Results on %s, in percent:\n%s", name, results_table(tasks))
+        if tasks:
+            logger.info("Results on %s, in percent:\n%s", name, results_table(tasks))
     if comm.is_main_process():
         write_results(Path(output_dir) / "results.json", results)
     return next(iter(results.values())) if len(results) == 1 else results

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_setup, default_writers
+from detectron2.engine import default_setup
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -26,8 +26,9 @@ from ..data import TrainLoader, class_names, register_coco_folder, require_files
 from ..data.loader import ImageOrder, Record, are_wide
 from ..errors import UserError, make_folder
 from ..model_zoo import find_config
+from ..modeling.find import find_fcos
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
-from .setup import require_device
+from .setup import require_device, training_log_writers
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
 
 GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -233,10 +234,11 @@ def build_model(cfg: DictConfig) -> nn.Module:
 
 
 def _require_strides(model: nn.Module) -> None:
-    """From YAML the strides come from the backbone; here they are written down."""
-    core = getattr(getattr(model, "proposal_generator", model), "core", None)
-    if core is None:
+    """Compare the strides that the config writes down with those of the backbone."""
+    parts = find_fcos(model)
+    if parts is None:
         return
+    core = parts.core
     backbone: Any = model.backbone
     shapes = backbone.output_shape()
     if unknown := [level for level in core.in_features if level not in shapes]:
@@ -276,7 +278,7 @@ def parts_of(cfg: DictConfig) -> dict[str, Any]:
         "eval_period": options.eval_period,
         "checkpoint_period": options.checkpointer.period,
         "checkpoints_kept": options.checkpointer.get("max_to_keep"),
-        "writers": default_writers(options.output_dir, options.max_iter) if comm.is_main_process() else (),
+        "writers": training_log_writers(options.output_dir, options.max_iter) if comm.is_main_process() else (),
         "log_period": options.log_period,
         "seed": options.get("seed", -1),
         "precision": precision,

@@ -4,16 +4,17 @@ import json
 import logging
 from pathlib import Path
 
-from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
+from detectron2.utils.events import EventWriter, get_event_storage
 from tqdm import tqdm
 
 from ..errors import UserError, make_folder
+from ..evaluation import StrictJSONWriter
 
 
 def progress_writers(title: str, max_iter: int, output_dir: str) -> list[EventWriter]:
     """A progress bar on standard error, and the figures in `metrics.json` as always."""
     make_folder(Path(output_dir))
-    return [ProgressBar(title, max_iter), JSONWriter(str(Path(output_dir) / "metrics.json"))]
+    return [ProgressBar(title, max_iter), StrictJSONWriter(str(Path(output_dir) / "metrics.json"))]
 
 
 class ProgressBar(EventWriter):

@@ -1,14 +1,25 @@
 """Before a model is built: register the config's data sets, count their classes, look for the device."""
 
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 from reprlib import repr as short_repr
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.safe_loading import load_pickle
 from ..data import class_names, register_coco_folder, require_files
-from ..errors import UserError
+from ..errors import UserError, make_folder
+from ..evaluation import StrictJSONWriter
+
+logger = logging.getLogger(__name__)
+
+
+DEFAULT_NUM_CLASSES = 80
+"""Of a config that says nothing."""
 
 
 def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
@@ -23,12 +34,8 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
 
     Raises:
         UserError: if a data set is missing, unknown or broken, or two have different classes, or a file of proposals
-            holds more than these.
+            is missing or holds code.
     """
-    if cfg.MODEL.LOAD_PROPOSALS:
-        for key in ("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST")[0 if is_training else 1 :]:
-            for file in cfg.DATASETS[key]:
-                _require_plain(f"DATASETS.{key}", file)
     for key in ("TRAIN_FOLDERS", "TEST_FOLDERS"):
         for pair in cfg.DATASETS[key]:
             if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -55,19 +62,48 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
     used = (*(cfg.DATASETS.TRAIN if is_training else ()), *cfg.DATASETS.TEST)
     for name in used:
         require_files(name)
-    set_num_classes(cfg, len(class_names(used)))
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for part in ("TRAIN", "TEST") if is_training else ("TEST",):
+            _require_proposals(
+                f"DATASETS.PROPOSAL_FILES_{part}", cfg.DATASETS[f"PROPOSAL_FILES_{part}"], cfg.DATASETS[part]
+            )
+    num_classes = len(class_names(used))
+    node = cfg.MODEL.FCOS if cfg.MODEL.META_ARCHITECTURE == "FCOS" else cfg.MODEL.ROI_HEADS
+    if node.NUM_CLASSES not in (num_classes, DEFAULT_NUM_CLASSES):
+        logger.warning(
+            "NUM_CLASSES %d of the config is replaced by %d, the number of the data sets' classes",
+            node.NUM_CLASSES,
+            num_classes,
+        )
+    set_num_classes(cfg, num_classes)
 
 
-def _require_plain(key: str, file: str) -> None:
-    """Of a pickle, which Detectron2 will read with all code that it may hold."""
-    try:
-        load_pickle(PathManager.get_local_path(file))
-    except Exception as error:  # a broken file stops its reader with nearly any exception
-        raise UserError(f"{key}: {file} is not read: {error}") from error
+def _require_proposals(key: str, files: Sequence[str], names: Sequence[str]) -> None:
+    """Require a file of proposals for each data set, and refuse a pickle that holds code: Detectron2 would run it."""
+    if len(files) != len(names):
+        raise UserError(
+            f"{key}: {len(files)} files for {len(names)} data sets; MODEL.LOAD_PROPOSALS True wants one for each, such "
+            "as the box_proposals.pkl that an evaluation of a model with a proposal generator writes"
+        )
+    for file in files:
+        try:
+            load_pickle(PathManager.get_local_path(file))
+        except Exception as error:  # a broken file stops its reader with nearly any exception
+            raise UserError(f"{key}: {file} is not read: {error}") from error
+
+
+def training_log_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
+    """Detectron2's default writers, but with strict JSON in metrics.json."""
+    make_folder(Path(output_dir))
+    return [
+        CommonMetricPrinter(max_iter),
+        StrictJSONWriter(str(Path(output_dir) / "metrics.json")),
+        TensorboardXWriter(output_dir),
+    ]
 
 
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Of whichever model the config builds."""
+    """Set it for every architecture."""
     cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
 
 

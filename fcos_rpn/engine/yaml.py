@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, default_setup, default_writers, hooks
+from detectron2.engine import DefaultTrainer, HookBase, default_setup, hooks
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling import build_model as detectron2_build_model
 from detectron2.solver import build_lr_scheduler
@@ -19,16 +19,17 @@ from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from .. import evaluation
 from ..config import read_config as read_config_file
 from ..config import require_registered_parts
 from ..data import CheckedDatasetMapper, TrainLoader, class_names
+from ..data.proposals import records_with_proposals
 from ..errors import UserError, make_folder, require_one_of
-from ..evaluation import FCOSEvaluator
 from ..model_zoo import find_config
 from ..modeling.meta_arch import FCOS
 from ..modeling.tta import FCOSWithTTA
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
-from .setup import require_device, use_datasets
+from .setup import require_device, training_log_writers, use_datasets
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
 
 CLIP_TYPES = ("value", "norm", "full_model")
@@ -114,7 +115,7 @@ def parts_of(cfg: CfgNode) -> dict[str, Any]:
         "evaluate": functools.partial(evaluate, cfg),
         "eval_period": cfg.TEST.EVAL_PERIOD,
         "checkpoint_period": cfg.SOLVER.CHECKPOINT_PERIOD,
-        "writers": default_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER) if comm.is_main_process() else (),
+        "writers": training_log_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER) if comm.is_main_process() else (),
         "seed": cfg.SEED,
         "precision": precision,
         "max_skipped_in_a_row": cfg.SOLVER.SKIP_NONFINITE_LOSSES,
@@ -188,16 +189,23 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     """Build the loader of a test set: every image once, in order."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=CheckedDatasetMapper(cfg, is_train=False))
+    mapper = CheckedDatasetMapper(cfg, is_train=False)
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    file = cfg.DATASETS.PROPOSAL_FILES_TEST[cfg.DATASETS.TEST.index(dataset_name)]
+    records = records_with_proposals(dataset_name, file)
+    return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> FCOSEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> evaluation.FCOSEvaluator:
     """Build the evaluator of a test set."""
-    return FCOSEvaluator(
+    return evaluation.build_evaluator(
         dataset_name,
-        output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name),
+        output_dir=Path(cfg.OUTPUT_DIR) / "inference" / dataset_name,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         api=cfg.TEST.COCO_API,
+        max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        detectron2_ar=cfg.TEST.DETECTRON2_AR,
     )
 
 

@@ -1,76 +1,137 @@
-"""COCO's AP of detections, class by class, by hotcoco."""
+"""AP of detections, class by class, by COCO's or LVIS's protocol."""
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UserError
-from .coco import as_coco, coco_api, plain_annotation, require_listed
+import numpy as np
 
-# Of images and of annotations, what COCO's similarity reads besides boxes.
+from ..errors import UserError
+from .matching import ImageId, as_coco, coco_api, load_results, number_images, only, plain_dataset
+
+PROTOCOLS = ("coco", "lvis")
+"""LVIS's is federated: in each image only the classes that were looked for there count."""
+LVIS_LIMIT = 300
+"""LVIS's own limit on the detections of an image, all classes together."""
+
+FIGURES = {
+    "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "segm": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "keypoints": ("AP", "AP50", "AP75", "APm", "APl"),
+}
+"""What COCO's `stats` begin with."""
+LVIS_FIGURES = (*FIGURES["bbox"], "APr", "APc", "APf")
+"""The last three are of rare, common and frequent classes."""
+
+# What the libraries read besides boxes.
 _IMAGE_KEYS = {"bbox": (), "segm": ("height", "width"), "keypoints": ()}
 _ANNOTATION_KEYS = {"bbox": (), "segm": ("segmentation",), "keypoints": ("keypoints", "num_keypoints")}
+# A mask's area is that of its pixels, but both libraries take that of the box where there is one.
+_RESULT_KEYS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
 
 
-def evaluate_detections(
+def average_precision(
     dataset: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     task: str,
     *,
     limit: int = 100,
     kpt_oks_sigmas: Sequence[float] = (),
-    image_ids: Sequence[int] | None = None,
-) -> Any:
-    """hotcoco's `COCOeval` after its summary, which is printed: its figures in `stats`, ten of poses or else twelve.
+    api: str = "hotcoco",
+) -> dict[str, float]:
+    """Compute COCO's AP and print the library's summary.
 
     Args:
         dataset: the ground truth in COCO's format.
-        detections: COCO's results format, with a `bbox` each; of any images of the ground truth.
+        detections: COCO's results format, with a `bbox` each.
         task: "bbox", "segm" or "keypoints".
-        limit: of every image and class the best so many boxes or masks count; of poses 20 always do.
-        kpt_oks_sigmas: of each keypoint, COCO's by default.
-        image_ids: those to evaluate on, all by default.
+        limit: how many boxes or masks of an image and a class count, best first; of poses always 20.
+        kpt_oks_sigmas: one for each keypoint; empty for COCO's.
+        api: one of `COCO_APIS`.
+
+    Returns:
+        `FIGURES[task]` and, if there are several classes, AP-<name> of each, in percent. 0 where nothing was found, NaN
+        where there is no ground truth.
 
     Raises:
         UserError: detections belong to an image that the ground truth does not list, or numbers of keypoints differ.
     """
-    require_listed((detection["image_id"] for detection in detections), dataset)
-    library = coco_api("hotcoco")
+    library = coco_api(api)
+    numbers = number_images(dataset, (detection["image_id"] for detection in detections))
+    plain = plain_dataset(
+        dataset,
+        numbers,
+        image_keys=_IMAGE_KEYS[task],
+        annotation_keys=("category_id", *_ANNOTATION_KEYS[task]),
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-        coco_gt = as_coco(_ground_truth(dataset, task), library)
-        coco_eval = library.coco_eval(coco_gt, coco_gt.loadRes(_results(detections, task)), task)
+        coco_gt = as_coco(plain, library)
+        coco_dt = load_results(coco_gt, _results(detections, task, numbers), library)
+        coco_eval = library.coco_eval(coco_gt, coco_dt, task)
     if task == "keypoints":
-        coco_eval.params.kpt_oks_sigmas = list(kpt_oks_sigmas or coco_eval.params.kpt_oks_sigmas)
+        coco_eval.params.kpt_oks_sigmas = np.array(kpt_oks_sigmas or coco_eval.params.kpt_oks_sigmas)
         _require_equal_keypoints(dataset, detections, num_sigmas=len(coco_eval.params.kpt_oks_sigmas))
     else:
         coco_eval.params.maxDets = [1, 10, limit]
-    if image_ids is not None:
-        coco_eval.params.imgIds = list(image_ids)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="hotcoco: (max_dets|kpt_oks_sigmas|img_ids) differ")
+        warnings.filterwarnings("ignore", message="hotcoco: (max_dets|kpt_oks_sigmas) differ")
         coco_eval.evaluate()
         coco_eval.accumulate()
         coco_eval.summarize()
-    return coco_eval
+    figures = {name: _percent(value) for name, value in zip(FIGURES[task], coco_eval.stats, strict=False)}
+    if len(plain["categories"]) == 1:
+        return figures
+    precision = coco_eval.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))  # (C,) all areas, the largest limit
+    names = [category["name"] for category in sorted(plain["categories"], key=lambda category: category["id"])]
+    return figures | {f"AP-{name}": _percent(value) for name, value in zip(names, precision, strict=True)}
 
 
-def _ground_truth(dataset: Mapping[str, Any], task: str) -> dict[str, Any]:
-    return {
-        "images": [_only(image, ("id", *_IMAGE_KEYS[task])) for image in dataset["images"]],
-        "categories": [_only(category, ("id", "name")) for category in dataset["categories"]],
-        "annotations": [
-            {**plain_annotation(annotation, index), **_only(annotation, ("category_id", *_ANNOTATION_KEYS[task]))}
-            for index, annotation in enumerate(dataset["annotations"], start=1)
-        ],
-    }
+def lvis_average_precision(
+    dataset: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], task: str, *, limit: int = LVIS_LIMIT
+) -> dict[str, float]:
+    """Compute LVIS's AP with hotcoco and print its summary.
+
+    A detection counts against a class only in images whose annotations or `neg_category_ids` name that class, and no
+    unmatched one counts where `not_exhaustive_category_ids` does.
+
+    Args:
+        dataset: the ground truth in LVIS's format.
+        detections: COCO's results format.
+        task: "bbox" or "segm".
+        limit: how many detections of an image count, best first, all classes together.
+
+    Returns:
+        `LVIS_FIGURES` in percent; NaN where there is no ground truth.
+
+    Raises:
+        UserError: detections belong to an image that the ground truth does not list.
+    """
+    import hotcoco
+
+    numbers = number_images(dataset, (detection["image_id"] for detection in detections))
+    plain = plain_dataset(
+        dataset,
+        numbers,
+        image_keys=("height", "width", "neg_category_ids", "not_exhaustive_category_ids"),
+        category_keys=("frequency",),
+        annotation_keys=("category_id", *_ANNOTATION_KEYS[task]),
+    )
+    coco_gt = as_coco(plain, coco_api("hotcoco"))
+    found = hotcoco.LVISResults(coco_gt, _results(detections, task, numbers), max_dets=limit)
+    lvis_eval = hotcoco.LVISeval(coco_gt, found, task)
+    lvis_eval.run()
+    figures = lvis_eval.get_results()
+    return {name: _percent(figures[name]) for name in LVIS_FIGURES}
 
 
-def _results(detections: Sequence[Mapping[str, Any]], task: str) -> list[dict[str, Any]]:
-    """A mask's area is that of its pixels, and COCO takes the area of the box where there is one."""
-    keys = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}[task]
-    return [_only(detection, ("image_id", "category_id", "score", *keys)) for detection in detections]
+def _results(
+    detections: Sequence[Mapping[str, Any]], task: str, numbers: Mapping[ImageId, int]
+) -> list[dict[str, Any]]:
+    keys = ("category_id", "score", *_RESULT_KEYS[task])
+    return [{**only(detection, keys), "image_id": numbers[detection["image_id"]]} for detection in detections]
 
 
 def _require_equal_keypoints(
@@ -86,5 +147,6 @@ def _require_equal_keypoints(
                 )
 
 
-def _only(source: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: source[key] for key in keys if key in source}
+def _percent(share: float) -> float:
+    """-1 is COCO's "no ground truth"."""
+    return 100 * float(share) if share >= 0 else math.nan

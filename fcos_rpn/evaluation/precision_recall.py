@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .coco import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_agnostic
+from .matching import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_agnostic
 
 REPORTED_THRESHOLDS = (0.5, 0.75, 0.9)
 """Those that the paper shows one by one."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .coco import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_agnostic
+from .matching import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_agnostic
 
 # Detectron2's one-letter names of COCO's area ranges, in COCOeval's order: all, below 32², 32² to 96², above 96².
 AREA_SUFFIXES = ("", "s", "m", "l")

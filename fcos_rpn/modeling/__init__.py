@@ -1,1 +1,1 @@
-"""The detector, floor by floor: each module imports only those before it in the package docstring."""
+"""The detector. Modules form floors: each imports only modules of lower floors."""

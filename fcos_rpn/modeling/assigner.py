@@ -1,4 +1,4 @@
-"""Which location learns which ground-truth box (paper, sections 3.1 and 3.2; center sampling of the journal version).
+"""Assign ground-truth boxes to locations (paper, sections 3.1 and 3.2; center sampling of the journal version).
 
 A location is a candidate for a box if all three hold:
 
@@ -20,21 +20,22 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ..errors import ArgumentError
 from .geometry import Locations, encode_boxes
 
 MAX_BYTES_AT_ONCE = 1 << 20
-"""Of the largest tensor of boxes × cells; more are looked at in parts, so that memory does not grow with them."""
+"""Limits the largest tensor of boxes × cells. More boxes are processed in chunks, so that memory does not grow."""
 
 
 class FCOSTargets(NamedTuple):
-    """What every location is to learn."""
+    """The training targets of all locations."""
 
     labels: Tensor
     """(N, R) int64 in [0, C]; C is background."""
     positives: Tensor
     """(P,) int64 indices into the flattened (N·R), ascending."""
     box_idxs: Tensor
-    """(P,) int64 which box each of them learns: the row of its image's ground truth."""
+    """(P,) int64 the box that each of them learns: a row of its image's ground truth."""
     ltrb: Tensor
     """(P, 4) distances of the positives to the sides of their boxes, > 0, in strides."""
 
@@ -46,10 +47,15 @@ class FCOSTargets(NamedTuple):
         return matched_idxs
 
 
+def default_sizes_of_interest(strides: Sequence[int]) -> list[float]:
+    """Return 8 × stride of all levels but the last, in pixels: the paper's sizes on P3–P7."""
+    return [8.0 * stride for stride in strides[:-1]]
+
+
 class FCOSAssigner:
     """Assigns ground-truth boxes to locations; has no parameters and no state.
 
-    Inside-ness and distance separate into columns and rows of a level's grid, so a box is compared with a few columns
+    Containment and distance separate into columns and rows of a level's grid, so a box is compared with a few columns
     and a few rows, never with all R locations. With center sampling these are the 2·(⌊radius⌋ + 1) nearest ones.
     """
 
@@ -61,9 +67,14 @@ class FCOSAssigner:
             num_classes: C; also the label of the background.
             sizes_of_interest: upper ends m_i of all levels but the last, ascending, in pixels.
             center_sampling_radius: in strides; 0 samples the whole box.
+
+        Raises:
+            ArgumentError: if the sizes do not ascend, or the radius is negative.
         """
         if list(sizes_of_interest) != sorted(sizes_of_interest):
-            raise ValueError(f"sizes_of_interest must ascend, got {list(sizes_of_interest)}")
+            raise ArgumentError("sizes_of_interest", f"must ascend, not {list(sizes_of_interest)}")
+        if center_sampling_radius < 0:
+            raise ArgumentError("center_sampling_radius", f"must be 0.0 or more, not {center_sampling_radius:g}")
         self.num_classes = num_classes
         self.radius = center_sampling_radius
         self.ranges = list(zip([0.0, *sizes_of_interest], [*sizes_of_interest, math.inf], strict=True))
@@ -88,7 +99,7 @@ class FCOSAssigner:
         )
         positives, matched = smallest_candidates(candidates, boxes, num_images * num_locations)
 
-        where = positives % num_locations  # first the distances, which take more on their way than the labels
+        where = positives % num_locations  # distances first: their intermediate tensors are larger than the labels
         ltrb = encode_boxes(locations.points[where], locations.strides[where], boxes[matched])
         labels = rows.new_full((num_images * num_locations,), self.num_classes)
         labels[positives] = classes[matched]
@@ -97,7 +108,7 @@ class FCOSAssigner:
         )
 
     def candidates(self, locations: Locations, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """All pairs of a location and a box that meet the three conditions, before the smallest box wins.
+        """Find all pairs of a location and a box that meet the three conditions, before the smallest box wins.
 
         Args:
             locations: R locations on L levels.
@@ -112,7 +123,7 @@ class FCOSAssigner:
         return torch.cat(location_idxs), torch.cat(box_idxs)
 
     def _candidates_by_chunk(self, locations: Locations, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same, of a few boxes after the other."""
+        """Yield candidate pairs in chunks of boxes."""
         if len(locations.grid_sizes) != len(self.ranges):
             raise ValueError(f"{len(self.ranges)} ranges of sizes for {len(locations.grid_sizes)} levels")
         window = (2 * (math.floor(self.radius) + 1)) ** 2
@@ -126,13 +137,17 @@ class FCOSAssigner:
     def _candidates_at_once(self, locations: Locations, boxes: Tensor) -> tuple[Tensor, Tensor]:
         levels = [self._look_at_level(locations, level, boxes) for level in range(len(self.ranges))]
         cells, are_candidates = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
-        # A GPU is waited for here, to know how many there are: once, not once for each level.
+        # The host waits for a GPU here, to know how many there are: once, not once per level.
         box_idxs, cell = are_candidates.nonzero(as_tuple=True)
         return cells.expand(len(boxes), -1)[box_idxs, cell], box_idxs
 
     def _look_at_level(self, locations: Locations, level: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """(m, 4) boxes -> the g cells of the level that each is compared with, (m, g), or (1, g) if they are the same
-        for all: index of the location in [0, R); and (m, g): whether it is a candidate."""
+        """Compare (m, 4) boxes with cells of one level.
+
+        Returns:
+            (m, g) locations in [0, R) that each box is compared with, or (1, g) if they are the same for all boxes;
+            and (m, g) whether each is a candidate.
+        """
         height, width = locations.grid_sizes[level]
         first = sum(locations.num_per_level[:level])
         points = locations.points[first : first + height * width].view(height, width, 2)
@@ -148,7 +163,7 @@ class FCOSAssigner:
         return location_idxs.flatten(1), (is_inside & is_in_range).flatten(1)
 
     def _along_axis(self, points: Tensor, stride: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One axis of a level's grid against m boxes.
+        """Compare one axis of a level's grid with m boxes.
 
         Args:
             points: (G,) coordinates of the grid's lines.
@@ -181,11 +196,10 @@ class FCOSAssigner:
 def smallest_candidates(
     candidates: Iterable[tuple[Tensor, Tensor]], boxes: Tensor, num_samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Of several candidates of a sample the smallest box wins, the one of the lower index on equal areas.
+    """Choose the smallest candidate box of each sample, the one of the lower index on equal areas.
 
     Args:
-        candidates: pairs of a sample in [0, num_samples) and a box in [0, M), as two (K,) int64 tensors, in as many
-            parts as one likes.
+        candidates: chunks of pairs of a sample in [0, num_samples) and a box in [0, M), as two (K,) int64 tensors.
         boxes: (M, 4).
         num_samples: locations of all images together.
 
@@ -202,9 +216,9 @@ def smallest_candidates(
 
 
 def _by_area(boxes: Tensor) -> Tensor:
-    """(M, 4) -> (M,) indices, smallest area first, lower index first on ties.
+    """Sort (M, 4) boxes by area: (M,) indices, smallest first, lower index first on ties.
 
-    Double precision, since in float32 the areas of large boxes that differ by a few pixels round to the same number.
+    In float32 the areas of large boxes that differ by a few pixels would round to the same number.
     """
     sides = boxes[:, 2:].double() - boxes[:, :2].double()
     return torch.sort(sides.prod(dim=1), stable=True).indices

@@ -8,7 +8,7 @@ from torchvision.ops import DeformConv2d
 
 
 class DeformableConv2d(DeformConv2d):
-    """torchvision's operator with the layer that tells where each of its taps looks, and how much it counts."""
+    """torchvision's operator with the layer that predicts the offset and the weight of each tap."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any) -> None:
         """Arguments as in `torch.nn.Conv2d`."""
@@ -19,7 +19,7 @@ class DeformableConv2d(DeformConv2d):
         self.reset_offsets()
 
     def reset_offsets(self) -> None:
-        """Every tap looks where that of a plain convolution does, and counts half."""
+        """Reset to zero offsets and weights of 1/2 for all taps."""
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.get_parameter("offset.bias"))
 

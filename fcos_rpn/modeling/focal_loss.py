@@ -1,11 +1,11 @@
-"""Focal loss over very many entries of which very few are positive (Lin et al. 2017, equation 5).
+"""Focal loss over many entries of which few are positive (Lin et al. 2017, equation 5).
 
-A location has C entries, of which at most one is positive, and nearly all locations have none. So every entry is first
-taken for background, in a few passes that leave its gradient behind, and then the few positive ones are set right.
-Autograd would keep a dozen tensors of the logits' size, a one-hot target among them; this keeps the gradient alone.
+A location has C entries, of which at most one is positive, and nearly all locations have none. All entries are first
+treated as background, in a few passes that also compute the gradient, and then the few positive ones are corrected.
+Autograd would keep a dozen tensors of the logits' size, a one-hot target among them; this keeps only the gradient.
 
-The head's logits lie in memory class by class, not location by location; they are worked on as they lie, since to copy
-them into another order and their gradient back takes longer than some of the passes.
+The head's logits are stored class by class, not location by location. They are processed in that order: copying them
+and their gradient into another order takes longer than some of the passes.
 
 Shapes: N images, R locations, C classes, P positives.
 """
@@ -20,16 +20,16 @@ MAX_EXPONENT = 80.0
 """exp(80) is a float32, exp(89) is not."""
 
 CPU_CHUNK = 1 << 16
-"""Entries that are worked on together: the intermediate results of so many stay in a core's cache."""
+"""Entries processed together: their intermediate results fit into a core's cache."""
 
 
 def focal_loss(
     logits: Tensor, positives: Tensor, classes: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """The sum of the sigmoid focal loss over all entries.
+    """Sum the sigmoid focal loss over all entries.
 
     Args:
-        logits: (N, R, C); those of half precision are worked on in float32.
+        logits: (N, R, C); half precision is computed in float32.
         positives: (P,) int64 in [0, N·R), the locations that have a class, each once.
         classes: (P,) int64 in [0, C), theirs.
         alpha: weight of the positive entries; the others have 1 - alpha.
@@ -67,7 +67,7 @@ class _FocalLoss(torch.autograd.Function):
         positive_logits = entries[where].to(dtype)
         positive_gradient = torch.empty_like(positive_logits)
         wrong = _background_loss(positive_logits, gamma)
-        # σ(-x) = 1 - σ(x): a positive entry is a background entry seen from the other side.
+        # σ(-x) = 1 - σ(x): a positive entry is a background entry with the opposite logit.
         right = _background_loss(-positive_logits, gamma, positive_gradient, weight=-alpha)
         if gradient is not None:
             gradient[where] = positive_gradient.to(gradient)
@@ -85,12 +85,12 @@ class _FocalLoss(torch.autograd.Function):
 
 
 def _background_loss(logits: Tensor, gamma: float, gradient: Tensor | None = None, *, weight: float = 1.0) -> Tensor:
-    """Σ pᵞ·ς of background entries, where p is the sigmoid of a logit x and ς = -log(1 - p) its softplus.
+    """Sum pᵞ·ς over background entries, where p is the sigmoid of a logit x and ς = -log(1 - p) its softplus.
 
     Args:
-        gradient: takes d/dx pᵞ·ς = pᵞ·(γ·(1 - p)·ς + p), multiplied by the weight.
+        gradient: receives d/dx pᵞ·ς = pᵞ·(γ·(1 - p)·ς + p), multiplied by the weight.
     """
-    # Both from one exponential, since torch's softplus takes longer than all that follows. Up to MAX_EXPONENT nothing
+    # One exponential gives both: torch's softplus takes longer than all that follows. Up to MAX_EXPONENT nothing
     # overflows, and above it the softplus is the logit.
     odds = logits.clamp(max=MAX_EXPONENT).exp_()  # p / (1 - p)
     p = odds / (1 + odds)

@@ -1,4 +1,4 @@
-"""Where a feature pyramid looks at the image, and the boxes seen from there. Pure tensor functions.
+"""Locations of a feature pyramid, and boxes relative to them. Pure tensor functions.
 
 Shapes: L levels, R = Σ Hi·Wi locations over all levels (level-major, then row-major), P positives.
 All boxes are (x0, y0, x1, y1) and all points (x, y), in pixels of the network's input image.
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Locations(NamedTuple):
-    """The points of the image that the cells of a pyramid stand for (paper, section 3.1)."""
+    """The points of the image that belong to the cells of a pyramid (paper, section 3.1)."""
 
     points: Tensor
     """(R, 2) x, y in pixels."""
@@ -23,7 +23,7 @@ class Locations(NamedTuple):
 
     @property
     def num_per_level(self) -> list[int]:
-        """L numbers of locations; their sum is R."""
+        """Return the numbers of locations of the L levels; their sum is R."""
         return [height * width for height, width in self.grid_sizes]
 
 
@@ -39,8 +39,8 @@ def compute_locations(
     Args:
         grid_sizes: (Hi, Wi) of each level.
         strides: s of each level, in pixels.
-        offset: where in its cell a location lies; .5 is the paper's ⌊s/2⌋, 0 the upper left corner.
-        device: where the tensors are to live.
+        offset: position of a location in its cell; .5 is the paper's ⌊s/2⌋, 0 the upper left corner.
+        device: device of the tensors.
     """
     points, point_strides = [], []
     for (height, width), stride in zip(grid_sizes, strides, strict=True):
@@ -58,7 +58,7 @@ def compute_locations(
 
 
 def encode_boxes(points: Tensor, strides: Tensor, boxes: Tensor) -> Tensor:
-    """Distances from points to the four sides of boxes, in strides (paper, equation 1, divided by the stride).
+    """Compute distances from points to the sides of boxes, in strides (paper, equation 1, divided by the stride).
 
     Args:
         points: (..., 2) pixels.
@@ -72,7 +72,7 @@ def encode_boxes(points: Tensor, strides: Tensor, boxes: Tensor) -> Tensor:
 
 
 def decode_boxes(points: Tensor, strides: Tensor, ltrb: Tensor) -> Tensor:
-    """The inverse of `encode_boxes`, and the one place where predictions leave stride units.
+    """Invert `encode_boxes`. Predictions leave stride units only here.
 
     Args:
         points: (..., 2) pixels.
@@ -87,10 +87,10 @@ def decode_boxes(points: Tensor, strides: Tensor, ltrb: Tensor) -> Tensor:
 
 
 def compute_centerness(ltrb: Tensor) -> Tensor:
-    """How central a location lies in its box (paper, equation 3); any unit of length.
+    """Compute how central a location lies in its box (paper, equation 3); any unit of length.
 
     Args:
-        ltrb: (..., 4) of locations inside their boxes: outside, the root is not real.
+        ltrb: (..., 4) of locations inside their boxes; outside, the root is not real.
 
     Returns:
         (...) in [0, 1]; 1 at the center, 0 on the sides and in boxes of no size.

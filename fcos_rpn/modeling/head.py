@@ -1,6 +1,6 @@
 """FCOS's head: two towers of convolutions, shared by all levels, and three predictors on top (paper, figure 2).
 
-For a cheaper head the towers may stand on a common one, or be nothing but that.
+A cheaper head shares the first convolutions of both towers, or all of them.
 
 Shapes: N images, L levels, R = Σ Hi·Wi locations (level-major, then row-major), C foreground classes.
 """
@@ -13,7 +13,7 @@ import torch
 from detectron2.layers import NaiveSyncBatchNorm
 from torch import Tensor, nn
 
-from ..errors import UserError, require_one_of
+from ..errors import ArgumentError, require_one_of
 from .deformable import DeformableConv2d
 
 GN_GROUPS = 32
@@ -23,32 +23,32 @@ NORMS = ("GN", "BN", "SyncBN", "")
 none."""
 
 BBOX_ACTIVATIONS = ("relu", "exp")
-"""From the regression x of a level with scale s to distances: ReLU(s·x) strides, or the paper's exp(s·x) pixels."""
+"""Turns the regression x of a level with scale s into distances: ReLU(s·x) strides, or the paper's exp(s·x) pixels."""
 
 CENTERNESS = ("reg", "cls", "none", "computed", "iou")
-"""Predicted on the box tower or on the classification tower; not at all; computed from the predicted box at inference
-(paper, table 4); or, on the box tower, the IoU of the predicted box in its place."""
+"""Predicted on the box tower or the classification tower; not used; computed from the predicted box at inference
+(paper, table 4); or replaced by the IoU of the predicted box, predicted on the box tower."""
 
 MAX_EXPONENT = math.log(1e4)
-"""exp is cut off at 10,000 pixels, past which an early step of training can run to infinity."""
+"""Limits exp to 10,000 pixels: early in training it could overflow."""
 
 
 class FCOSPredictions(NamedTuple):
-    """What the network says at every location: one layout and one unit, in training and inference alike."""
+    """The network's output at every location; layout and units are the same in training and at inference."""
 
     logits: Tensor
     """(N, R, C) classification, before the sigmoid."""
     ltrb: Tensor
     """(N, R, 4) distances to the left, top, right and bottom sides, >= 0, in strides of the location's level."""
     centerness: Tensor | None
-    """(N, R) before the sigmoid: centerness, or the IoU in its place; None if the head does not predict it."""
+    """(N, R) centerness or IoU, before the sigmoid; None if the head does not predict it."""
 
 
 class FCOSHead(nn.Module):
     """Predicts classes, boxes and centerness from a feature pyramid.
 
-    The defaults are the improved recipe of the authors: centerness sits on the box tower, and box distances are a ReLU
-    of the scaled regression, in units of the stride.
+    The defaults are the authors' improved recipe: centerness on the box tower, and box distances as a ReLU of the
+    scaled regression, in units of the stride.
     """
 
     def __init__(
@@ -74,38 +74,36 @@ class FCOSHead(nn.Module):
             strides: of the L levels, in pixels.
             num_classes: C, foreground only.
             num_convs: depth of each of the two towers.
-            num_shared_convs: depth of a tower that both stand on, for a head that costs less.
+            num_shared_convs: depth of a tower in front of both.
             norm: normalization of the towers' convolutions, one of `NORMS`.
-            tower_bias: give these convolutions a bias before their normalization, as other implementations do; without
+            tower_bias: give these convolutions a bias before their normalization, as other implementations do. Without
                 a normalization they always have one.
             use_deformable: make the last convolution of both towers a deformable one.
             bbox_activation: one of `BBOX_ACTIVATIONS`.
             use_scale: multiply each level's regression by a learnable scalar (paper, section 3.2).
             centerness: one of `CENTERNESS`.
-            prior_prob: what a new head predicts for every class (focal loss paper, section 3.3).
-            initial_distance: l, t, r and b that a new head predicts, in strides; with exp, which gives pixels, in
-                strides of the finest level. Not zero, where a ReLU learns nothing, and not far: boxes that must shrink
-                at first overshoot into zero and stay there.
+            prior_prob: probability of every class that a new head predicts (focal loss paper, section 3.3).
+            initial_distance: l, t, r and b that a new head predicts, in strides; with "exp" in strides of the finest
+                level. A ReLU does not learn from 0, and boxes that start too large overshoot to 0.
 
         Raises:
-            UserError: on a value that is none of those above.
+            ArgumentError: if a value is not allowed.
         """
         super().__init__()
-        require_one_of("MODEL.FCOS.NORM", norm, NORMS)
-        require_one_of("MODEL.FCOS.BBOX_ACTIVATION", bbox_activation, BBOX_ACTIVATIONS)
-        require_one_of("MODEL.FCOS.CENTERNESS", centerness, CENTERNESS)
+        require_one_of("norm", norm, NORMS)
+        require_one_of("bbox_activation", bbox_activation, BBOX_ACTIVATIONS)
+        require_one_of("centerness", centerness, CENTERNESS)
         if not 0 < prior_prob < 1:
-            raise UserError(f"MODEL.FCOS.PRIOR_PROB is a probability between 0 and 1, not {prior_prob:g}")
+            raise ArgumentError("prior_prob", f"must be between 0 and 1, not {prior_prob:g}")
         if norm == "GN" and in_channels % GN_GROUPS:
-            raise UserError(
-                f'MODEL.FCOS.NORM "GN" makes {GN_GROUPS} groups, into which the {in_channels} channels of the pyramid '
-                "(MODEL.FPN.OUT_CHANNELS) cannot be divided"
+            raise ArgumentError(
+                "norm", f"'GN' makes {GN_GROUPS} groups, which do not divide the pyramid's {in_channels} channels"
             )
-        for key, depth in (("NUM_CONVS", num_convs), ("NUM_SHARED_CONVS", num_shared_convs)):
+        for name, depth in (("num_convs", num_convs), ("num_shared_convs", num_shared_convs)):
             if depth < 0:
-                raise UserError(f"MODEL.FCOS.{key} must be 0 or more, not {depth}")
+                raise ArgumentError(name, f"must be 0 or more, not {depth}")
         if use_deformable and num_convs == 0:
-            raise UserError("MODEL.FCOS.USE_DEFORMABLE: with NUM_CONVS 0 the towers have no convolution to replace")
+            raise ArgumentError("use_deformable", "needs num_convs of at least 1: it replaces the last convolution")
         self.strides = list(strides)
         self.bbox_activation = bbox_activation
         self.is_centerness_on_cls = centerness == "cls"
@@ -152,7 +150,7 @@ class FCOSHead(nn.Module):
         )
 
     def _distances(self, regression: Tensor, stride: int) -> Tensor:
-        """In strides, whatever the activation's own unit."""
+        """Turn the scaled regression into distances in strides."""
         if self.bbox_activation == "relu":
             return torch.relu(regression)
         return torch.exp(regression.float().clamp(max=MAX_EXPONENT)) / stride
@@ -182,7 +180,7 @@ class Tower(nn.ModuleList):
 
 
 def _norm(norm: str, channels: int, num_levels: int) -> nn.Module:
-    """One layer for all levels or, where it keeps statistics, which differ from level to level, one for each."""
+    """Build one layer for all levels, or one per level if it keeps statistics, which differ between levels."""
     if norm == "GN":
         return nn.GroupNorm(GN_GROUPS, channels)
     # Detectron2's, since torch's own synchronizes on GPUs only.

@@ -1,9 +1,10 @@
-"""The three losses of FCOS and what they are divided by (paper, equation 2, with the authors' later improvements).
+"""The three losses of FCOS and their normalizers (paper, equation 2, with the authors' later improvements).
 
 Shapes: N images, R locations, C foreground classes, P positives of this process.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from detectron2.utils import comm
@@ -19,7 +20,7 @@ from .head import FCOSPredictions
 
 
 def compute_iou(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
-    """IoU of boxes seen from one point that both contain, in any unit: (P, 4) >= 0 and (P, 4) > 0 -> (P,)."""
+    """Compute the IoU of boxes around a common point, in any unit: (P, 4) >= 0 and (P, 4) > 0 -> (P,)."""
 
     def area(sides: Tensor) -> Tensor:
         return (sides[:, 0] + sides[:, 2]) * (sides[:, 1] + sides[:, 3])
@@ -36,15 +37,11 @@ def _linear_iou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
     return 1 - compute_iou(ltrb, gt_ltrb)
 
 
-def _on_boxes(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss of torchvision, which takes boxes: here those around the origin."""
-
-    def loss_on_distances(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
-        toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
-        ltrb = ltrb.clamp(min=torch.finfo(ltrb.dtype).eps)  # complete_box_iou_loss divides by the height
-        return loss(ltrb * toward_sides, gt_ltrb * toward_sides)
-
-    return loss_on_distances
+def _loss_on_boxes(loss: Callable[[Tensor, Tensor], Tensor], ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    """Call a loss of torchvision, which takes corners of boxes, here around the origin."""
+    toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
+    ltrb = ltrb.clamp(min=torch.finfo(ltrb.dtype).eps)  # complete_box_iou_loss divides by the height
+    return loss(ltrb * toward_sides, gt_ltrb * toward_sides)
 
 
 def _smooth_l1_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
@@ -58,9 +55,9 @@ def _l2_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
 BOX_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou": _iou_loss,
     "linear_iou": _linear_iou_loss,
-    "giou": _on_boxes(generalized_box_iou_loss),
-    "diou": _on_boxes(distance_box_iou_loss),
-    "ciou": _on_boxes(complete_box_iou_loss),
+    "giou": partial(_loss_on_boxes, generalized_box_iou_loss),
+    "diou": partial(_loss_on_boxes, distance_box_iou_loss),
+    "ciou": partial(_loss_on_boxes, complete_box_iou_loss),
     "smooth_l1": _smooth_l1_loss,
     "l2": _l2_loss,
 }
@@ -68,11 +65,11 @@ BOX_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 "smooth_l1", which turns from square to linear at one stride, and "l2" are sums over the sides."""
 
 WEIGHTINGS = ("centerness", "none")
-"""What the box loss of a location counts: its centerness, or 1."""
+"""Weights the box loss of a location by its centerness, or by 1."""
 
 
 class FCOSLosses:
-    """Predictions and targets -> classification, localization and centerness; has no parameters and no state."""
+    """Computes the classification, localization and centerness losses; has no parameters and no state."""
 
     def __init__(
         self,
@@ -95,10 +92,10 @@ class FCOSLosses:
             cls_weight, loc_weight, ctr_weight: factors of the three losses.
 
         Raises:
-            UserError: on an unknown loss or weighting.
+            ArgumentError: on an unknown loss or weighting.
         """
-        require_one_of("MODEL.FCOS.BBOX_REG_LOSS_TYPE", box_loss, BOX_LOSSES)
-        require_one_of("MODEL.FCOS.BBOX_REG_LOSS_WEIGHT_BY", box_loss_weight_by, WEIGHTINGS)
+        require_one_of("box_loss", box_loss, BOX_LOSSES)
+        require_one_of("box_loss_weight_by", box_loss_weight_by, WEIGHTINGS)
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.box_loss = BOX_LOSSES[box_loss]
@@ -107,17 +104,18 @@ class FCOSLosses:
         self.weights = {"cls": cls_weight, "loc": loc_weight, "ctr": ctr_weight}
 
     def __call__(self, predictions: FCOSPredictions, targets: FCOSTargets) -> dict[str, Tensor]:
-        """
-        Computed in float32 whatever the precision of the predictions. Without any positive every loss still hangs on
-        every prediction, so that all parameters get a gradient, and all processes run the same collectives.
+        """Compute the losses in float32, whatever the precision of the predictions.
+
+        Without any positive every loss still depends on every prediction, so that all parameters get a gradient and
+        all processes run the same collectives.
 
         Returns:
             Scalars `cls`, `loc` and, if it is predicted, `ctr`. Classification and centerness are divided by the number
             of positives, the box loss by the sum of its weights.
         """
         ltrb = predictions.ltrb.flatten(0, 1)[targets.positives].float()  # (P, 4)
-        gt_centerness = compute_centerness(targets.ltrb)  # (P,)
-        box_weights = gt_centerness if self.is_box_loss_weighted else torch.ones_like(gt_centerness)
+        wanted = self.centerness_targets(ltrb, targets)  # (P,); the centerness where the box loss is weighted
+        box_weights = wanted if self.is_box_loss_weighted else torch.ones_like(wanted)
         num_positives, weight_sum = _normalizers(box_weights)
 
         with torch.autocast(ltrb.device.type, enabled=False):
@@ -127,9 +125,12 @@ class FCOSLosses:
             }
             if predictions.centerness is not None:
                 predicted = predictions.centerness.flatten()[targets.positives].float()  # (P,)
-                wanted = compute_iou(ltrb.detach(), targets.ltrb) if self.predicts_iou else gt_centerness
                 losses["ctr"] = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="sum") / num_positives
         return {name: loss * self.weights[name] for name, loss in losses.items()}
+
+    def centerness_targets(self, ltrb: Tensor, targets: FCOSTargets) -> Tensor:
+        """Return what the centerness branch learns, (P,): the centerness, or the IoU of (P, 4) predicted distances."""
+        return compute_iou(ltrb.detach(), targets.ltrb) if self.predicts_iou else compute_centerness(targets.ltrb)
 
     def _classification(self, logits: Tensor, targets: FCOSTargets) -> Tensor:
         classes = targets.labels.flatten()[targets.positives]  # (P,)
@@ -137,10 +138,10 @@ class FCOSLosses:
 
 
 def _normalizers(box_weights: Tensor) -> Tensor:
-    """(P,) of this process -> (2,): positives and summed weights, each clamp(sum over processes, 1) / processes.
+    """Count positives and sum their (P,) weights: (2,), each clamp(sum over processes, 1) / number of processes.
 
-    DistributedDataParallel averages gradients over the processes, so that dividing by the mean number makes them those
-    of one process with the whole batch.
+    DistributedDataParallel averages gradients over the processes. Dividing by the mean number therefore gives the
+    gradient of one process with the whole batch.
     """
     sums = torch.stack([box_weights.new_tensor(len(box_weights)), box_weights.sum()])
     if comm.get_world_size() > 1:

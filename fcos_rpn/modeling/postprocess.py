@@ -77,10 +77,10 @@ class FCOSPostProcessor:
             computes_centerness: take the centerness of the location in the box that it predicts (paper, table 4).
 
         Raises:
-            UserError: on an unknown fusion or kind of score.
+            ArgumentError: on an unknown fusion or kind of score.
         """
-        require_one_of("MODEL.FCOS.SCORE_FUSION", score_fusion, SCORE_FUSIONS)
-        require_one_of("MODEL.FCOS.THRESH_ON", thresh_on, THRESHOLDED)
+        require_one_of("score_fusion", score_fusion, SCORE_FUSIONS)
+        require_one_of("thresh_on", thresh_on, THRESHOLDED)
         self.score_thresh = score_thresh
         self.pre_nms_topk = pre_nms_topk
         self.nms_thresh = nms_thresh
@@ -132,14 +132,17 @@ class FCOSPostProcessor:
     def score(self, predictions: FCOSPredictions) -> tuple[Tensor, Tensor]:
         """(N, R, C) class probabilities, and (N, R, C) what they become together with the centerness."""
         class_scores = predictions.logits.float().sigmoid()
-        if self.computes_centerness:
-            centerness = compute_centerness(predictions.ltrb.float())  # (N, R)
-        elif predictions.centerness is not None:
-            centerness = predictions.centerness.float().sigmoid()
-        else:
+        centerness = self.centerness(predictions)
+        if centerness is None:
             return class_scores, class_scores
         fused = class_scores * centerness[..., None]
         return class_scores, fused.sqrt() if self.score_fusion == "geometric" else fused
+
+    def centerness(self, predictions: FCOSPredictions) -> Tensor | None:
+        """(N, R) centerness (or IoU) that is fused into the scores; None if there is none."""
+        if self.computes_centerness:
+            return compute_centerness(predictions.ltrb.float())
+        return None if predictions.centerness is None else predictions.centerness.float().sigmoid()
 
     def select(
         self,

@@ -1,4 +1,4 @@
-"""Shell B: FCOS as the proposal generator of an R-CNN, features -> proposals (paper, section 5)."""
+"""FCOS as the proposal generator of an R-CNN: features -> proposals (paper, section 5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from . import keys
 from .core import FCOSCore
 from .head import FCOSPredictions
 from .postprocess import FCOSPostProcessor
-from .training_log import log_predictions, log_targets
 
 MAX_LOGIT = 23.0
-"""Detectron2 appends ground truth to the proposals at logit(1 - 1e-10) ≈ 23: no proposal shall be surer."""
+"""Detectron2 appends ground truth to the proposals at logit(1 - 1e-10) ≈ 23. Proposals are clamped to it."""
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -35,7 +35,7 @@ class FCOSRPN(nn.Module):
     ) -> None:
         """
         Args:
-            core: with one class.
+            core: has one class.
             train_postprocessor, test_postprocessor: select the proposals in training and at inference.
             loss_weight: factor of all three losses.
         """
@@ -47,43 +47,33 @@ class FCOSRPN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        """Levels and budgets are Detectron2's `MODEL.RPN`, so that its configs keep their meaning."""
-        rpn, fcos = cfg.MODEL.RPN, cfg.MODEL.FCOS
-
-        def postprocessor(pre_nms_topk: int, post_nms_topk: int) -> FCOSPostProcessor:
-            return FCOSPostProcessor(
-                score_thresh=None,
-                pre_nms_topk=pre_nms_topk,
-                nms_thresh=rpn.NMS_THRESH,
-                post_nms_topk=post_nms_topk,
-                min_box_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
-                nms_per_level=fcos.PROPOSAL_NMS_PER_LEVEL,
-                score_fusion=fcos.SCORE_FUSION,
-                computes_centerness=fcos.CENTERNESS == "computed",
-            )
-
+        """Read levels and budgets from Detectron2's `MODEL.RPN`, and the rest from `MODEL.FCOS`."""
+        derived = {"score_thresh": None, "computes_centerness": cfg.MODEL.FCOS.CENTERNESS == "computed"}
+        with keys.naming_keys({**keys.PROPOSER, **keys.ASSIGNER}):
+            core = FCOSCore(cfg, input_shape, **keys.read(cfg, keys.PROPOSER), num_classes=1)
         return {
-            "core": FCOSCore(cfg, input_shape, in_features=rpn.IN_FEATURES, num_classes=1),
-            "train_postprocessor": postprocessor(rpn.PRE_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TRAIN),
-            "test_postprocessor": postprocessor(rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TEST),
-            "loss_weight": rpn.LOSS_WEIGHT,
+            "core": core,
+            "train_postprocessor": keys.build(FCOSPostProcessor, cfg, keys.TRAIN_PROPOSALS, **derived),
+            "test_postprocessor": keys.build(FCOSPostProcessor, cfg, keys.TEST_PROPOSALS, **derived),
+            **keys.read(cfg, keys.PROPOSAL_GENERATOR),
         }
 
     def forward(
         self, images: ImageList, features: Mapping[str, Tensor], gt_instances: Sequence[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """
+        """Propose boxes, and compute losses in training.
+
         Args:
             images: N images; only their sizes are used.
             features: named levels of the pyramid.
-            gt_instances: N instances with `gt_boxes`; needed in training. Left as they are.
+            gt_instances: N instances with `gt_boxes`; needed in training, and not modified.
 
         Returns:
             N instances with exactly `proposal_boxes` (pixels, within the image) and `objectness_logits`, best first,
-            and the losses `loss_rpn_{cls,loc,ctr}` (`ctr` if it is predicted), empty at inference.
+            and the losses `loss_rpn_{cls,loc,ctr}` (without `ctr` if it is not predicted), empty at inference.
 
         Raises:
-            FloatingPointError: in training, in all processes, if a prediction of one is not finite.
+            FloatingPointError: in training, in all processes, if a prediction of any of them is not finite.
         """
         predictions, locations = self.core(features)
 
@@ -93,13 +83,7 @@ class FCOSRPN(nn.Module):
             if gt_instances is None:
                 raise ValueError("FCOSRPN needs gt_instances in training")
             agnostic = [_class_agnostic(instances) for instances in gt_instances]
-            targets = self.core.assigner(locations, agnostic)
-            log_targets("rpn", self.core.in_features, targets, locations, agnostic)
-            log_predictions("rpn", predictions, targets)
-            losses = {
-                f"loss_rpn_{name}": loss * self.loss_weight
-                for name, loss in self.core.criterion(predictions, targets).items()
-            }
+            losses = self.core.losses(predictions, locations, agnostic, role="rpn", weight=self.loss_weight)
 
         postprocessor = self.train_postprocessor if self.training else self.test_postprocessor
         proposals = [to_proposals(found) for found in postprocessor(predictions, locations, images.image_sizes)]
@@ -107,16 +91,16 @@ class FCOSRPN(nn.Module):
 
 
 def _class_agnostic(gt_instances: Instances) -> Instances:
-    """A relabelled copy: the box head still needs the real classes."""
+    """Return a copy with one class: the box head still needs the real classes."""
     boxes = gt_instances.gt_boxes
     classes = torch.zeros(len(gt_instances), dtype=torch.int64, device=boxes.device)
     return Instances(gt_instances.image_size, gt_boxes=boxes, gt_classes=classes)
 
 
 def to_proposals(instances: Instances) -> Instances:
-    """Selected boxes under the names of Detectron2's proposals, with `objectness_logits` the logit of their score.
+    """Rename the fields to those of Detectron2's proposals; `objectness_logits` is the logit of the score.
 
-    Nothing else is carried over: RoI heads append ground truth to proposals, which fails if these have more fields.
+    Other fields are dropped: RoI heads append ground truth to proposals, which fails if these have more fields.
     """
     return Instances(
         instances.image_size,
@@ -126,10 +110,10 @@ def to_proposals(instances: Instances) -> Instances:
 
 
 def _require_finite(predictions: FCOSPredictions) -> None:
-    """Of all processes: one that stopped alone would leave the others waiting for it."""
+    """Raise in all processes: if one stopped alone, the others would wait for it."""
     predicted = [prediction.detach() for prediction in predictions if prediction is not None]
     is_finite = torch.stack([prediction.isfinite().all() for prediction in predicted]).all().float()
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
-    if not is_finite:  # one answer for all, since a GPU is waited for here
+    if not is_finite:  # the host waits for a GPU here, once for all predictions
         raise FloatingPointError("FCOSRPN predicted infinite or NaN values. Training has diverged.")

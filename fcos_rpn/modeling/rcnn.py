@@ -1,4 +1,4 @@
-"""R-CNN that also shows its proposals, so that AP and AR come from one run, and RoI heads that trust the proposals.
+"""R-CNN that also returns its proposals, and RoI heads that fuse the scores of both stages.
 
 Shapes: K boxes of one image, C foreground classes. Boxes are in pixels of the network's input image.
 """
@@ -15,15 +15,16 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_r
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import ArgumentError
+from . import keys
 from .postprocess import rescale
 
 
 @META_ARCH_REGISTRY.register()
 class GeneralizedRCNNWithProposals(GeneralizedRCNN):
-    """Detectron2's R-CNN; at inference each image gets `{"instances": ..., "proposals": ...}`.
+    """Returns `{"instances": ..., "proposals": ...}` for each image at inference, so that one run gives AP and AR.
 
-    Weights and training are those of `GeneralizedRCNN`; any proposal generator and any RoI heads work.
+    Weights and training are those of `GeneralizedRCNN`. Any proposal generator and any RoI heads work.
     """
 
     def inference(
@@ -32,11 +33,12 @@ class GeneralizedRCNNWithProposals(GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ) -> list[dict[str, Instances]] | list[Instances]:
-        """
+        """Detect objects and return the proposals beside them.
+
         Args:
             batched_inputs: as in `GeneralizedRCNN`.
-            detected_instances, do_postprocess: as in `GeneralizedRCNN`; with either of them (test-time augmentation
-                uses both) the result is that of `GeneralizedRCNN`, without proposals.
+            detected_instances, do_postprocess: as in `GeneralizedRCNN`. If either is set, as by test-time augmentation,
+                the result is that of `GeneralizedRCNN`, without proposals.
 
         Returns:
             `instances` and `proposals`, both in pixels of the wanted output.
@@ -56,31 +58,36 @@ class GeneralizedRCNNWithProposals(GeneralizedRCNN):
 
 
 def _clone(proposals: Instances) -> Instances:
-    """Rescaling works in place, and what the RoI heads return may share memory with the proposals."""
+    """Copy the boxes: rescaling works in place, and the RoI heads' results may share memory with the proposals."""
     fields = {**proposals.get_fields(), "proposal_boxes": Boxes(proposals.proposal_boxes.tensor.clone())}
     return Instances(proposals.image_size, **fields)
 
 
 def fuse_scores(class_scores: Tensor, objectness_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """√(proposal score · class score): what both stages think of a box, as FCOS itself fuses class and centerness.
+    """Return √(proposal score · class score), as FCOS fuses class and centerness.
 
     Args:
         class_scores: (K, C + 1) probabilities, the background last.
         objectness_logits: (K,) of the proposals.
-        temperature: what these logits are divided by; above 1 the proposal's score counts less.
+        temperature: divides these logits; above 1 the proposal's score counts less.
 
     Returns:
-        (K, C + 1); the background's column is as it was, since nothing is selected by it.
+        (K, C + 1); the background's column is not changed, since nothing is selected by it.
     """
     objectness = (objectness_logits / temperature).sigmoid()[:, None]
     return torch.cat([(objectness * class_scores[:, :-1]).sqrt(), class_scores[:, -1:]], dim=1)
 
 
-class _FusesScores:
-    """What both kinds of RoI heads below share: at inference boxes are ranked by both stages.
+def _require_temperature(objectness_temperature: float) -> float:
+    if not objectness_temperature > 0:
+        raise ArgumentError("objectness_temperature", f"must be positive, not {objectness_temperature:g}")
+    return objectness_temperature
 
-    Stock heads forget a proposal's score once it is among the best. Training and weights are those of the class that
-    this one is mixed into.
+
+class _FusesScores:
+    """Ranks boxes by the scores of both stages at inference; a mix-in of the RoI heads below.
+
+    Stock heads ignore the proposals' scores. Training and weights are those of the stock class.
     """
 
     box_in_features: list[str]
@@ -90,19 +97,17 @@ class _FusesScores:
         """
         Args:
             objectness_temperature: see `fuse_scores`.
-            kwargs: as the RoI heads take them.
+            kwargs: those of the stock RoI heads.
 
         Raises:
-            UserError: if the temperature is not positive.
+            ArgumentError: if the temperature is not positive.
         """
-        if not objectness_temperature > 0:
-            raise UserError(f"MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE {objectness_temperature:g} must be positive")
         super().__init__(**kwargs)
-        self.objectness_temperature = objectness_temperature
+        self.objectness_temperature = _require_temperature(objectness_temperature)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        temperature = cfg.MODEL.ROI_HEADS.OBJECTNESS_TEMPERATURE
+        temperature = keys.build(_require_temperature, cfg, keys.ROI_HEADS)
         return {**super().from_config(cfg, input_shape), "objectness_temperature": temperature}  # type: ignore[misc]
 
     def _forward_box(self, features: Mapping[str, Tensor], proposals: list[Instances], *targets: Any) -> Any:
@@ -126,13 +131,13 @@ class _FusesScores:
     def _predict(
         self, features: list[Tensor], proposals: list[Instances]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor], FastRCNNOutputLayers]:
-        """For each image boxes, (K, 4) or (K, C·4), and (K, C + 1) class scores; and the layers that gave the boxes."""
+        """Return for each image boxes, (K, 4) or (K, C·4), and (K, C + 1) class scores; and the last predictor."""
         raise NotImplementedError
 
 
 @ROI_HEADS_REGISTRY.register()
 class FusedScoreROIHeads(_FusesScores, StandardROIHeads):
-    """Detectron2's standard heads with both stages' scores fused."""
+    """Detectron2's standard heads with the scores of both stages fused."""
 
     @configurable
     def __init__(self, **kwargs: Any) -> None:
@@ -153,7 +158,7 @@ class FusedScoreROIHeads(_FusesScores, StandardROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class FusedScoreCascadeROIHeads(_FusesScores, CascadeROIHeads):
-    """Detectron2's cascade, whose stages' mean class score is fused with the proposal's score."""
+    """Detectron2's cascade with its stages' mean class score fused with the proposal's score."""
 
     @configurable
     def __init__(self, **kwargs: Any) -> None:

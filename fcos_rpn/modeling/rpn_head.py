@@ -16,10 +16,10 @@ class NormRPNHead(StandardRPNHead):
     def __init__(self, *, norm: str = "GN", **kwargs: Any) -> None:
         """
         Args:
-            norm: any that Detectron2's `get_norm` knows.
+            norm: an argument of Detectron2's `get_norm`.
             kwargs: those of `StandardRPNHead`.
         """
-        nn.Module.__init__(self)  # the parent's, below, builds the convolutions, which need the norm
+        nn.Module.__init__(self)  # the parent's __init__ below builds the convolutions, which need the norm
         self.norm = norm
         super().__init__(**kwargs)
 

@@ -1,4 +1,4 @@
-"""What a training step shows in Detectron2's log: figures of its targets and boxes, and a picture of what it finds.
+"""Figures and pictures of training steps in Detectron2's event storage, where there is one.
 
 `centerness_entropy` answers the question asked most often about FCOS, why the centerness loss stays near 0.6: its
 targets lie between 0 and 1, so that even a perfect prediction costs their entropy.
@@ -15,18 +15,18 @@ import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 from torch.nn import functional as F
 
 from .assigner import FCOSTargets
 from .geometry import Locations, compute_centerness
 from .head import FCOSPredictions
+from .losses import FCOSLosses
 
 logger = logging.getLogger(__name__)
 
 PERIOD = 20
-"""Iterations from one entry of Detectron2's log to the next; in between nobody would see the figures."""
+"""Iterations between two entries of Detectron2's log."""
 
 MAX_SHOWN = 20
 """Detections in a picture."""
@@ -35,24 +35,52 @@ ZERO_SIZE = "boxes_of_zero_size"
 """Share of the positives whose predicted box has no area."""
 
 
-def log_targets(
-    role: str, level_names: Sequence[str], targets: FCOSTargets, locations: Locations, gt_instances: Sequence[Instances]
-) -> None:
-    """Put `target_statistics` into Detectron2's event storage as `role/name`, if there is one and it is time."""
-    if not has_event_storage():
-        return
-    storage = get_event_storage()
-    if storage.iter % PERIOD == 0:
-        num_boxes = sum(len(instances) for instances in gt_instances)
-        found = target_statistics(level_names, targets, locations, num_boxes)
-        storage.put_scalars(**{f"{role}/{name}": float(value) for name, value in found.items()}, smoothing_hint=False)
+def is_time_to_log(period: int) -> bool:
+    """Tell whether there is an event storage whose iteration is a multiple of the period; 0 is never."""
+    return period > 0 and has_event_storage() and get_event_storage().iter % period == 0
 
 
 @torch.no_grad()
+def log_training_step(
+    role: str,
+    level_names: Sequence[str],
+    predictions: FCOSPredictions,
+    targets: FCOSTargets,
+    locations: Locations,
+    gt_instances: Sequence[Instances],
+    losses: FCOSLosses,
+    weight: float = 1.0,
+) -> None:
+    """Put figures of targets and predictions into the event storage as `role/name`, every `PERIOD` iterations.
+
+    Args:
+        role: prefix of the names.
+        level_names: of the L levels.
+        predictions, targets, locations, gt_instances: of N images.
+        losses: used for the step.
+        weight: factor of the losses.
+    """
+    if not is_time_to_log(PERIOD):
+        return
+    num_boxes = sum(len(instances) for instances in gt_instances)
+    found = target_statistics(level_names, targets, locations, num_boxes)
+    ltrb = predictions.ltrb.flatten(0, 1)[targets.positives].float()  # (P, 4)
+    if len(ltrb):
+        found[ZERO_SIZE] = (ltrb[:, :2] + ltrb[:, 2:] <= 0).any(dim=1).float().mean()
+        if predictions.centerness is not None:
+            wanted = losses.centerness_targets(ltrb, targets)
+            found["centerness_entropy"] = F.binary_cross_entropy(wanted, wanted) * losses.weights["ctr"] * weight
+    storage = get_event_storage()
+    storage.put_scalars(**{f"{role}/{name}": float(value) for name, value in found.items()}, smoothing_hint=False)
+    if ZERO_SIZE in found:
+        _warn_of_dead_regressor(role)
+
+
 def target_statistics(
     level_names: Sequence[str], targets: FCOSTargets, locations: Locations, num_boxes: int
 ) -> dict[str, Tensor]:
-    """
+    """Count what locations learn.
+
     Args:
         level_names: of the L levels.
         targets: of N images.
@@ -61,62 +89,51 @@ def target_statistics(
 
     Returns:
         Scalars. `num_positives_<level>`: locations that learn a box. If there are boxes, `boxes_without_positive`: the
-        share of them that no location learns. If there are positives, `mean_centerness` of these and
-        `centerness_entropy`, the least value that the centerness loss can have.
+        share of them that no location learns. If there are positives, their `mean_centerness`.
     """
     num_locations = targets.labels.shape[1]
-    per_image = locations.num_per_level
-    level_idxs = torch.arange(len(per_image), device=targets.labels.device).repeat_interleave(
-        torch.tensor(per_image, device=targets.labels.device)
-    )  # (R,)
-    num_positives = level_idxs[targets.positives % num_locations].bincount(minlength=len(per_image))  # (L,)
-    found = {f"num_positives_{name}": number for name, number in zip(level_names, num_positives, strict=True)}
+    is_positive = torch.zeros_like(targets.labels, dtype=torch.bool)
+    is_positive.view(-1)[targets.positives] = True
+    of_levels = is_positive.split(locations.num_per_level, dim=1)
+    found = {f"num_positives_{name}": level.sum() for name, level in zip(level_names, of_levels, strict=True)}
     if num_boxes:
-        image_idxs = targets.positives // num_locations
-        num_learned = len(torch.stack([image_idxs, targets.box_idxs]).unique(dim=1)[0])
-        found["boxes_without_positive"] = torch.tensor(1 - num_learned / num_boxes)
+        boxes = torch.stack([targets.positives // num_locations, targets.box_idxs])
+        found["boxes_without_positive"] = torch.tensor(1 - boxes.unique(dim=1).shape[1] / num_boxes)
     if len(targets.positives):
-        centerness = compute_centerness(targets.ltrb)  # (P,)
-        found["mean_centerness"] = centerness.mean()
-        found["centerness_entropy"] = F.binary_cross_entropy(centerness, centerness)
+        found["mean_centerness"] = compute_centerness(targets.ltrb).mean()
     return found
 
 
-def log_predictions(role: str, predictions: FCOSPredictions, targets: FCOSTargets) -> None:
-    """Put `ZERO_SIZE` into Detectron2's event storage as `role/name`, if there is one, it is time and there are
-    positives; say once, at the second such entry in a row, if it is all of them.
+def _warn_of_dead_regressor(role: str) -> None:
+    """Warn once, at the second entry in a row in which all predicted boxes have zero size.
 
-    That is what a dead regressor predicts: a ReLU that all locations have below 0 gets no gradient any more.
+    A ReLU that is below 0 at all locations gets no gradient any more.
     """
-    if not has_event_storage() or not len(targets.positives):
-        return
     storage = get_event_storage()
-    if storage.iter % PERIOD:
-        return
-    ltrb = predictions.ltrb.detach().flatten(0, 1)[targets.positives]  # (P, 4)
-    sides = ltrb[:, :2] + ltrb[:, 2:]
-    name = f"{role}/{ZERO_SIZE}"
-    storage.put_scalar(name, float((sides <= 0).any(dim=1).float().mean()), smoothing_hint=False)
-    is_dead = [share == 1 for share, _ in storage.history(name).values()]
+    is_dead = [share == 1 for share, _ in storage.history(f"{role}/{ZERO_SIZE}").values()]
     if is_dead[-2:] == [True, True] and is_dead[-3:] != [True] * 3:
         logger.warning(
-            "%s: all boxes predicted for positives have zero size, at iteration %d as at the entry of the log before. "
-            "The regressor has died, and does not learn any more: start anew, from a checkpoint before that without "
-            "--resume or from the first weights, with a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
-            "SOLVER.CLIP_GRADIENTS.ENABLED True, or with MODEL.FCOS.BBOX_ACTIVATION exp, which cannot die",
+            "%s: all boxes predicted for positives have zero size, at iteration %d and at the log entry before it. The "
+            "regressor has died and does not learn any more. Restart from an earlier checkpoint, without --resume, or "
+            "from the first weights, with a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True, or MODEL.FCOS.BBOX_ACTIVATION exp, which cannot die",
             role,
             storage.iter,
         )
 
 
 def log_picture(x: dict[str, Any], detections: Instances, *, input_format: str) -> None:
-    """Put an image into Detectron2's event storage, its ground truth on the left and its best detections on the right.
+    """Put an image into the event storage, its ground truth on the left and its best detections on the right.
 
     Args:
         x: an input of training: `image` (channels, height, width) and `instances`.
         detections: of that image, best first, in its pixels.
         input_format: of the image, as Detectron2's `INPUT.FORMAT`.
     """
+    if not has_event_storage():
+        return
+    from detectron2.utils.visualizer import Visualizer  # takes seconds to import
+
     image = convert_image_to_rgb(x["image"].permute(1, 2, 0), input_format)
     truth = Visualizer(image).overlay_instances(boxes=x["instances"].gt_boxes.to("cpu"))
     best = detections[:MAX_SHOWN].to("cpu")

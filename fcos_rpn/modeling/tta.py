@@ -1,6 +1,6 @@
-"""Test-time augmentation of the one-stage role: a picture in several sizes, and mirrored, to one set of detections.
+"""Test-time augmentation of the one-stage role: several sizes of an image, and mirrored ones.
 
-Detectron2's `GeneralizedRCNNWithTTA` takes R-CNNs only, those on FCOSRPN among them.
+R-CNNs on FCOSRPN use Detectron2's `GeneralizedRCNNWithTTA`.
 """
 
 from typing import Any
@@ -17,18 +17,17 @@ from .meta_arch import FCOS
 
 
 class FCOSWithTTA(nn.Module):
-    """`FCOS` for inference, run on every augmented version of a picture.
+    """Runs `FCOS` on every augmented version of an image and merges the detections.
 
-    The detections of all versions are the candidates of one more class-wise suppression, with the model's own threshold
-    and its own limit. A version's detections have already passed both by themselves.
+    The detections of all versions pass another class-wise suppression, with the model's own threshold and limit.
     """
 
     @configurable
     def __init__(self, model: FCOS, *, augment: DatasetMapperTTA) -> None:
         """
         Args:
-            model: in evaluation mode when it is run.
-            augment: an input -> its versions, each with the `transforms` that made it from the picture.
+            model: must be in evaluation mode when it runs.
+            augment: an input -> its versions, each with the `transforms` that made it from the image.
         """
         super().__init__()
         self.model = model
@@ -36,15 +35,16 @@ class FCOSWithTTA(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: FCOS) -> dict[str, Any]:
-        """Sizes and mirroring are Detectron2's `TEST.AUG.{MIN_SIZES, MAX_SIZE, FLIP}`."""
+        """Read sizes and mirroring from Detectron2's `TEST.AUG.{MIN_SIZES, MAX_SIZE, FLIP}`."""
         return {"model": model, "augment": DatasetMapperTTA(cfg)}
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """
+        """Detect objects in each image.
+
         Args:
-            batched_inputs: Detectron2's format: `image` (channels, height, width), best in the size of the picture,
-                since it is resized here; optionally `height` and `width` of the wanted output.
+            batched_inputs: Detectron2's format: `image` (channels, height, width), best in the original size, since
+                it is resized here; optionally `height` and `width` of the wanted output.
 
         Returns:
             For each image `{"instances": Instances}` with `pred_boxes` in pixels of the wanted output, `scores` and
@@ -56,11 +56,11 @@ class FCOSWithTTA(nn.Module):
         height, width = x["image"].shape[-2:]
         versions = self.augment({"height": height, "width": width, **x})
         image_size = versions[0]["height"], versions[0]["width"]
-        # One by one: padded to the size of another, a version would have other statistics in the head's GN.
+        # One by one: padding a version to the size of another would change the statistics of the head's GN.
         return self._merge([self._detect_in(version, image_size) for version in versions])
 
     def _detect_in(self, version: dict[str, Any], image_size: tuple[int, int]) -> Instances:
-        """Detections in one version, in pixels of the output of this (height, width)."""
+        """Detect in one version, and return boxes in pixels of the output of this (height, width)."""
         (output,) = self.model([{"image": version["image"]}])
         found = output["instances"]
         transforms: TransformList = version["transforms"]

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fcos_rpn.analysis.figures import Analysis, PerImage, UnlearnedBox
 from fcos_rpn.analysis.report import figures_table, unlearned_ids, unlearned_table
+from fcos_rpn.analysis.statistics import Analysis, PerImage, UnlearnedBox
 
 
 @pytest.fixture

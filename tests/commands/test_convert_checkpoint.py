@@ -50,8 +50,7 @@ def evaluate(*arguments: str) -> None:
 
 def commands() -> list[list[str]]:
     text = (ROOT / "docs" / "convert.md").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line.startswith(("convert ", "train_net "))]
-    return [shlex.split(line) for line in lines]
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("fcos-rpn ")]
 
 
 def test_the_commands_of_the_documentation_run(folder):
@@ -67,7 +66,7 @@ def test_the_commands_of_the_documentation_run(folder):
                 torch.save({"model": build_model(tiny_config()).state_dict()}, args.input)
             elif not args.input.exists():
                 torch.save(randomized(MAKERS[args.source]()), args.input)
-            tool.main(args)
+            tool.main(arguments)
             written |= {str(args.output), str(args.write_config)}
         else:
             given = dict(itertools.pairwise(arguments))
@@ -81,7 +80,7 @@ def test_what_is_written_can_be_evaluated(folder, capsys, target):
     torch.save({"model": randomized(adelaidet()), "iteration": 7}, "theirs.pth")
     run("theirs.pth", "new/ours.pth", "--source", "adelaidet", "--target", target, "--write-config", "new/ours.yaml")
     shown = capsys.readouterr().out
-    assert "Not a weight, and left behind: iteration\n" in shown
+    assert "Not a weight, and left out: iteration\n" in shown
     assert "pixel_mean, pixel_std" not in shown  # each has its own reason
     assert "\n  pixel_std\n" in shown
     assert "\n  MODEL.FCOS.BBOX_ACTIVATION relu\n" in shown
@@ -143,7 +142,7 @@ def test_class_names_of_this_package_go_with_the_class_layer(folder):
     ("target", "names", "message"),
     [
         ("FCOS", "cat dog", "there are 2 class names .cat, dog, ....*, but the model has 80 classes"),
-        ("FCOSRPN", "cat", "FCOSRPN has one class, whatever an object is"),
+        ("FCOSRPN", "cat", "FCOSRPN has one class for all objects"),
     ],
 )
 def test_class_names_that_do_not_fit_are_refused(tmp_path, monkeypatch, target, names, message):
@@ -162,7 +161,7 @@ def given(*names: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (given("theirs.pth", "ours.pkl"), r"OUT ours\.pkl: it is written as a \.pth"),
+        (given("theirs.pth", "ours.pkl"), r"OUT ours\.pkl: give it the ending \.pth"),
         (given("theirs.pth", "./theirs.pth"), r"theirs\.pth would be overwritten"),
         (given("nothing.pth", "ours.pth"), r"there is no file nothing\.pth"),
         (
@@ -170,7 +169,7 @@ def given(*names: str) -> tuple[str, ...]:
             r"theirs\.pth: command line: there is no config key",
         ),
         (given("theirs.pth", "ours.pth", "--config-file", "nothing.yaml"), r"no config file nothing\.yaml"),
-        (given("theirs.pth", "theirs.pth/ours.pth"), r"theirs\.pth: cannot be made or written"),
+        (given("theirs.pth", "theirs.pth/ours.pth"), r"theirs\.pth/ours\.pth: cannot be written"),
         (("--source", "detectron2", "--target", "FCOS", "theirs.pth", "ours.pth"), r"theirs\.pth: .* does not know"),
     ],
 )
@@ -187,4 +186,4 @@ def test_mistakes_end_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *given("nothing.pth", "ours.pth")])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "tools" / "convert_checkpoint.py"), run_name="__main__")
-    assert ended.value.code == "error: there is no file nothing.pth"
+    assert ended.value.code == "error: MODEL.WEIGHTS: there is no file nothing.pth"

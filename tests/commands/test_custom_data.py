@@ -3,6 +3,7 @@
 The last, export, takes longer than all others; test_export_model runs it on a smaller one.
 """
 
+import importlib
 import json
 import shlex
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 import torchvision
 
 from fcos_rpn import Predictor
-from tests.commands.loading import TOOLS, load_tool
+from fcos_rpn.commands import COMMANDS
 from tests.tiny import write_coco_folder
 
-DOCUMENT = TOOLS.parent / "docs" / "custom-data.md"
+ROOT = Path(__file__).parents[2]
 SMALL = (
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0"),
@@ -28,7 +29,7 @@ def folder(tmp_path, detectron2_restored, monkeypatch) -> Path:
     """The working folder of a user in a checkout, with data and ImageNet weights where the document has them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    Path("configs").symlink_to(TOOLS.parent / "configs")
+    Path("configs").symlink_to(ROOT / "configs")
     _, annotations = write_coco_folder(tmp_path / "my_data")
     for name in ("train.json", "val.json"):
         (tmp_path / "my_data" / name).write_bytes(Path(annotations).read_bytes())
@@ -38,15 +39,10 @@ def folder(tmp_path, detectron2_restored, monkeypatch) -> Path:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Tool and arguments of each."""
-    text = DOCUMENT.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line.removeprefix("python tools/") for line in text.splitlines() if line.startswith("python tools/")]
-    return [(tool.removesuffix(".py"), arguments) for tool, *arguments in map(shlex.split, lines)]
-
-
-def run(name: str, arguments: list[str]) -> None:
-    tool = load_tool(name)
-    tool.main(arguments)
+    """Find the name and arguments of each command."""
+    text = (ROOT / "docs" / "custom-data.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("fcos-rpn ")]
+    return [(name, arguments) for _, name, *arguments in lines]
 
 
 def test_the_commands_lead_from_a_folder_to_a_trained_and_evaluated_model(folder, capsys):
@@ -54,13 +50,14 @@ def test_the_commands_lead_from_a_folder_to_a_trained_and_evaluated_model(folder
     *wanted, (last, _) = commands()
     for name, arguments in wanted:
         is_template = "configs/custom/fcos_mobilenet_v2.yaml" in arguments
-        run(name, [*arguments, *(SMALL if is_template else ())])
+        module = importlib.import_module(f"fcos_rpn.commands.{COMMANDS[name][0]}")
+        module.main([*arguments, *(SMALL if is_template else ())])
         done.append(name)
     assert done == [
-        *("check_dataset", "analyze_assignment", "train_net", "train_net"),
-        *("demo", "analyze_detections", "visualize_assignment"),
+        *("check", "analyze", "train", "train"),
+        *("demo", "analyze-detections", "visualize-assignment"),
     ]
-    assert last == "export_model"
+    assert last == "export"
     assert "the same picture as train image 1" in capsys.readouterr().out  # the sets have the same images
     output = folder / "output"
     for result in ("mine/results.json", "mine_val/results.json"):

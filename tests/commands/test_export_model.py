@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 from pathlib import Path
 
 import onnxruntime
@@ -33,9 +32,9 @@ def run(*arguments: str) -> None:
     tool.main(["--config-file", "mine.yaml", "--weights", "mine.pth", *arguments])
 
 
-def test_writes_onnx_and_measures_it(folder, capsys):
+def test_writes_onnx(folder, capsys):
     model = write_model()
-    run("--format", "onnx", "--size", "130", "140", "--benchmark", "TEST.DETECTIONS_PER_IMAGE", "7")
+    run("--format", "onnx", "--size", "130", "140", "TEST.DETECTIONS_PER_IMAGE", "7")
     (file,) = (folder / "output" / "export").iterdir()
     assert file.name == "mine.onnx"
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -46,12 +45,8 @@ def test_writes_onnx_and_measures_it(folder, capsys):
     boxes, scores, classes = session.run(None, {"image": image.numpy()})
     assert len(boxes) == len(scores) == len(classes) == 7
     torch.testing.assert_close(torch.from_numpy(boxes), found_by(model, image)[0][:7], rtol=0, atol=1e-4)
-
     shown = capsys.readouterr().out
-    assert shown.startswith("output/export/mine.onnx: image (3, height, width) -> boxes, scores, classes\n")
-    assert re.search(r"130 x 140 +median, ms", shown)
-    rows = re.findall(r"^(\S+) +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
-    assert rows == ["eager", "torch.export", "onnxruntime"]
+    assert shown == "output/export/mine.onnx: image (3, height, width) -> boxes, scores, classes\n"
 
 
 def test_exports_the_first_stage_of_an_rcnn(folder):
@@ -73,8 +68,8 @@ def test_exports_the_first_stage_of_an_rcnn(folder):
         (["--format", "onnx", "--proposals", "5"], r"--proposals 5: FCOS gives no proposals\. .*DETECTIONS_PER_IMAGE"),
         (["--format", "onnx", "MODEL.FCOS.NUM_CLASSES", "3"], r"mine\.pth: the checkpoint was trained on other"),
         (["--format", "onnx", "--weights", "nothing.pth"], r"there is no file nothing\.pth"),
-        (["--format", "onnx", "--output", "mine.pth/a.onnx"], r"mine\.pth: cannot be made or written"),
-        (["--format", "onnx", "--output", "."], r"^\.: cannot be written \(it is a folder\)"),
+        (["--format", "onnx", "--output", "mine.pth/a.onnx"], r"mine\.pth/a\.onnx: cannot be written"),
+        (["--format", "onnx", "--output", "."], r"^\.: cannot be written \(Is a directory\)"),
         (["--format", "onnx", "MODEL.META_ARCHITECTURE", "RCNN"], r"MODEL\.META_ARCHITECTURE: there is no 'RCNN'"),
         (
             ["--format", "onnx", "--proposals", "0", "MODEL.META_ARCHITECTURE", "ProposalNetwork"],

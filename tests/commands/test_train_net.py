@@ -13,12 +13,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from fcos_rpn.commands import train_net
 from tests.tiny import tiny_config, write_coco_folder
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
-
-from fcos_rpn.commands import train_net
 
 
 class Outcome(NamedTuple):
@@ -115,7 +114,7 @@ def test_resumed_training_goes_on(trained, arguments, run, tmp_path):
     shutil.copytree(trained[1], tmp_path / "output")
     outcome = run(*arguments("SOLVER.MAX_ITER", "3", flags=("--resume",)))
     assert outcome.status == 0, outcome.message
-    assert "Starting training from iteration 2" in outcome.output
+    assert "Training from iteration 2" in outcome.output
     assert torch.load(tmp_path / "output" / "model_final.pth")["iteration"] == 2
 
 
@@ -123,7 +122,7 @@ def test_interrupted_training_says_how_to_go_on(arguments, run, monkeypatch):
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_net.Trainer, "run_step", interrupt)
+    monkeypatch.setattr("fcos_rpn.engine.trainer.Trainer.run_step", interrupt)
     outcome = run(*arguments())
     assert outcome.status == 1
     assert "--resume" in outcome.message
@@ -190,7 +189,7 @@ def assert_error(outcome: Outcome, *parts: object) -> None:
         (["MODEL.FCOS.NUM_CLASES", "3"], ["no config key MODEL.FCOS.NUM_CLASES", "MODEL.FCOS.NUM_CLASSES"]),
         (["MODEL.FCOS.CENTER_SAMPLING_RADIUS", "1"], ["MODEL.FCOS.CENTER_SAMPLING_RADIUS", "1.0, not 1"]),
         (["SEED"], ["KEY VALUE", "SEED"]),
-        (["SOLVER.AMP.ENABLED", "True"], ["SOLVER.AMP.ENABLED"]),
+        (["SOLVER.AMP.ENABLED", "True"], ["SOLVER.AMP.PRECISION"]),
         (["MODEL.WEIGHTS", "nothing.pth"], ["MODEL.WEIGHTS", "nothing.pth"]),
         (["SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "4"], ["diverged at iteration 1", "SOLVER.BASE_LR"]),
     ],

@@ -1,25 +1,13 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 
 from dev import compare_proposals
 from fcos_rpn import UserError
-from tests.tiny import write_coco_folder
 
-
-def arguments(*given: str):
-    return compare_proposals.build_argument_parser().parse_args(list(given))
-
-
-@pytest.fixture
-def data(tmp_path):
-    images, annotations = write_coco_folder(tmp_path / "data", num_images=10)
-    weights = tmp_path / "mobilenet_v2.pth"
-    torch.save(torchvision.models.mobilenet_v2(weights=None).features.state_dict(prefix="features."), weights)
-    return ["--train", images, annotations, "--test", images, annotations, "--weights", str(weights)]
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 
 
 def results():
@@ -58,11 +46,10 @@ def test_curves_leave_out_what_a_stopped_run_lacks():
     assert compare_proposals.curves(found)["anchor RPN, GN, 4 convolutions"].by_iteration == {20: 42.0}
 
 
-def test_trains_evaluates_and_takes_up_what_is_done(tmp_path, data, detectron2_restored, capsys):
-    output = tmp_path / "output"
-    options = ["--systems", "fcos_rpn", "--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
-    compare_proposals.main(arguments(*data, *options, "--output", str(output)))
+def test_trains_evaluates_and_takes_up_what_is_done(tmp_path, arguments, detectron2_restored, capsys):
+    compare_proposals.main([*arguments, "--systems", "fcos_rpn"])
     printed = capsys.readouterr().out
+    output = tmp_path / "output"
     found = json.loads((output / "results.json").read_text())
     (run,) = found["runs"]
     assert run["by_iteration"]["4"]["AR@100"] == pytest.approx(run["AR@100"])
@@ -70,19 +57,25 @@ def test_trains_evaluates_and_takes_up_what_is_done(tmp_path, data, detectron2_r
     assert (output / "curves.png").exists()
 
     written = (output / "fcos_rpn" / "seed1" / "model_final.pth").stat().st_mtime_ns
-    compare_proposals.main(arguments(*data, *options, "--output", str(output)))
+    compare_proposals.main([*arguments, "--systems", "fcos_rpn"])
     assert (output / "fcos_rpn" / "seed1" / "model_final.pth").stat().st_mtime_ns == written
 
-    compare_proposals.main(arguments("--table", str(output / "results.json")))
+    compare_proposals.main(["--table", str(output / "results.json")])
     table = capsys.readouterr().out.strip().splitlines()[-3:]
     assert "\n".join(table) in printed
 
 
-def test_mistakes_are_named(tmp_path, data):
+@pytest.mark.parametrize("name", ["proposals_cbc", "proposals_coco_mini320"])
+def test_the_tables_of_the_docs_are_printed(name, capsys):
+    compare_proposals.main(["--table", str(EVIDENCE / f"{name}.json")])
+    assert "| FCOSRPN " in capsys.readouterr().out
+
+
+def test_mistakes_are_named(tmp_path, arguments):
     with pytest.raises(UserError, match="--test is missing"):
-        compare_proposals.main(arguments("--train", "images", "a.json"))
+        compare_proposals.main(["--train", "images", "a.json"])
     with pytest.raises(UserError, match=r"cannot read .*nothing\.json"):
-        compare_proposals.main(arguments("--table", str(tmp_path / "nothing.json")))
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match=r"other\.json/output: cannot be made or written"):
-        compare_proposals.main(arguments(*data, "--output", str(tmp_path / "other.json" / "output")))
+        compare_proposals.main(["--table", str(tmp_path / "nothing.json")])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/output: cannot be made or written"):
+        compare_proposals.main([*arguments, "--output", str(tmp_path / "file" / "output")])

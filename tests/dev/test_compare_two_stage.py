@@ -1,25 +1,25 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 
 from dev import compare_two_stage
 from fcos_rpn import UserError
-from tests.tiny import write_coco_folder
+
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 
 
-def arguments(*given):
-    return compare_two_stage.build_argument_parser().parse_args(list(given))
+def systems_of(*given):
+    return list(compare_two_stage.systems_of(compare_two_stage.build_argument_parser().parse_args(given)))
 
 
 def test_named_systems_are_screened_alone():
-    named = ["--systems", "rpn+p2", "fcos_rpn+p2+weight3"]
-    assert compare_two_stage.systems_of(arguments("--screen", *named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
-    assert compare_two_stage.systems_of(arguments(*named)) == ["rpn+p2", "fcos_rpn+p2+weight3"]
-    assert compare_two_stage.systems_of(arguments("--screen")) == compare_two_stage.screened_systems()
-    assert list(compare_two_stage.systems_of(arguments())) == ["rpn", "fcos_rpn", "fcos"]
+    named = ["rpn+p2", "fcos_rpn+p2+loss_weight_0.3"]
+    assert systems_of("--screen", "--systems", *named) == named
+    assert systems_of("--systems", *named) == named
+    assert systems_of("--screen") == compare_two_stage.screened_systems()
+    assert systems_of() == ["rpn", "fcos_rpn", "fcos"]
 
 
 def test_the_plateau_begins_where_nothing_much_is_gained():
@@ -43,25 +43,28 @@ def test_table():
     assert rows[5] == ["anchor RPN", "10", "40.0", "250", "40.0", "250"]
 
 
-def test_trains_evaluates_and_times(tmp_path, detectron2_restored, capsys):
-    images, annotations = write_coco_folder(tmp_path / "data", num_images=10)
-    weights = tmp_path / "mobilenet_v2.pth"
-    torch.save(torchvision.models.mobilenet_v2(weights=None).features.state_dict(prefix="features."), weights)
-    given = ["--train", images, annotations, "--test", images, annotations, "--weights", str(weights)]
-    given += ["--seeds", "1", "--iterations", "4", "--rates", "0.001", "--short-side", "64"]
-    output = tmp_path / "output"
-    given += ["--output", str(output), "--systems", "fcos_rpn+fused", "--proposals", "5", "20"]
-    compare_two_stage.main(arguments(*given))
+def test_trains_evaluates_and_times(tmp_path, arguments, detectron2_restored, capsys):
+    compare_two_stage.main([*arguments, "--systems", "fcos_rpn+fused", "--proposals", "5", "20"])
     printed = capsys.readouterr().out
+    output = tmp_path / "output"
     results = json.loads((output / "results.json").read_text())
-    assert [run["system"] for run in results["runs"]] == ["fcos_rpn+fused"]
+    (run,) = results["runs"]
+    # Fused scores take the weights of fcos_rpn.
+    assert (run["system"], run["seconds"], run["by_iteration"]) == ("fcos_rpn+fused", 0.0, {})
+    assert {path.parts[-3] for path in output.rglob("model_final.pth")} == {"fcos_rpn"}
     assert [found["limit"] for found in results["limits"]] == [5, 20]
     assert all(found["seconds_per_image"] > 0 for found in results["limits"])
     assert (output / "limits.png").exists()
-    compare_two_stage.main(arguments("--table", str(output / "results.json")))
+    compare_two_stage.main(["--table", str(output / "results.json")])
     assert capsys.readouterr().out.strip() in printed
+
+
+@pytest.mark.parametrize("file", sorted(EVIDENCE.glob("two_stage_*.json")), ids=lambda file: file.stem)
+def test_the_tables_of_the_docs_are_printed(file, capsys):
+    compare_two_stage.main(["--table", str(file)])
+    assert "| FCOSRPN, RoI heads pool from P2-P5 " in capsys.readouterr().out
 
 
 def test_numbers_of_proposals_are_not_screened():
     with pytest.raises(UserError, match="--proposals goes without --screen"):
-        compare_two_stage.main(arguments("--screen", "--proposals", "10"))
+        compare_two_stage.main(["--screen", "--proposals", "10"])

@@ -4,9 +4,9 @@ import re
 import pytest
 
 from fcos_rpn import UserError
+from fcos_rpn.engine.divergence import TrainingDiverged
 from fcos_rpn.engine.progress import log_to, progress_writers, training_seconds
 from fcos_rpn.engine.setup import use_datasets
-from fcos_rpn.engine.divergence import TrainingDiverged
 from fcos_rpn.engine.trainer import Trainer
 from fcos_rpn.engine.yaml import build_trainer
 from tests.tiny import tiny_config, write_coco_folder

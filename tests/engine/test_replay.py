@@ -75,7 +75,7 @@ def test_the_checkpoints_seed_counts(caplog, seed, is_warned):
     hook.load_state_dict({"seed": 77})
     logger.removeHandler(caplog.handler)
     assert hook.seed == 77
-    assert ("SEED 5 is ignored: the checkpoint's training began with 77" in caplog.text) == is_warned
+    assert ("seed 5 is ignored: the checkpoint's training began with 77" in caplog.text) == is_warned
 
 
 def test_other_loaders_are_left_alone():

@@ -1,4 +1,5 @@
 import json
+import logging
 import operator
 import pickle
 from pathlib import Path
@@ -77,26 +78,34 @@ def test_folders_are_pairs():
         use_datasets(cfg)
 
 
-def with_proposals(path: Path, key: str) -> CfgNode:
+def with_proposals(part: str, folder: tuple[str, str], *files: Path) -> CfgNode:
     cfg = tiny_config()
     cfg.MODEL.LOAD_PROPOSALS = True
-    cfg.DATASETS[key] = (str(path),)
+    cfg.DATASETS[f"{part}_FOLDERS"] = [list(folder)]
+    cfg.DATASETS[f"PROPOSAL_FILES_{part}"] = tuple(map(str, files))
     return cfg
 
 
-@pytest.mark.parametrize("key", ["PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"])
-def test_files_of_proposals_hold_numbers_alone(tmp_path, coco_folder, key):
+@pytest.mark.parametrize("part", ["TRAIN", "TEST"])
+def test_files_of_proposals_hold_numbers_alone(tmp_path, coco_folder, part):
     path = tmp_path / "proposals.pkl"
-    cfg = with_proposals(path, key)
-    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
-    with pytest.raises(UserError, match=f"DATASETS.{key}: {path} is not read: .*No such file"):
-        use_datasets(cfg)
+
+    def use():
+        use_datasets(with_proposals(part, coco_folder, path), is_training=part == "TRAIN")
+
+    with pytest.raises(UserError, match=f"DATASETS.PROPOSAL_FILES_{part}: {path} is not read: .*No such file"):
+        use()
     path.write_bytes(pickle.dumps({"ids": [1], "boxes": [Trap(tmp_path / "trap")]}))
-    with pytest.raises(UserError, match=rf"DATASETS\.{key}: {path} is not read: it holds more than weights"):
-        use_datasets(cfg)
+    with pytest.raises(UserError, match=rf"PROPOSAL_FILES_{part}: {path} is not read: it holds more than weights"):
+        use()
     assert not (tmp_path / "trap").exists()
     path.write_bytes(pickle.dumps({"ids": [1], "boxes": [np.zeros((2, 4))], "objectness_logits": [np.zeros(2)]}))
-    use_datasets(cfg)
+    use()
+
+
+def test_every_data_set_has_a_file_of_proposals(coco_folder):
+    with pytest.raises(UserError, match=r"PROPOSAL_FILES_TEST: 0 files for 1 data sets; .*box_proposals\.pkl"):
+        use_datasets(with_proposals("TEST", coco_folder), is_training=False)
 
 
 def test_registered_data_set_without_files_is_named(monkeypatch, tmp_path):
@@ -139,3 +148,17 @@ def test_parts_that_nobody_registered_are_named(key):
     setattr(operator.attrgetter(group)(cfg), name, "Mine")
     with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
         build_model(cfg)
+
+
+def test_a_number_of_classes_that_the_data_overrule_is_said(coco_folder, caplog):
+    logging.getLogger("fcos_rpn.engine.setup").addHandler(caplog.handler)
+    for num_classes in (80, 2, 5):  # the default, the data's own, another one
+        cfg = tiny_config()
+        cfg.MODEL.FCOS.NUM_CLASSES = num_classes
+        cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+        use_datasets(cfg)
+        assert cfg.MODEL.FCOS.NUM_CLASSES == 2
+    logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()} == {
+        "NUM_CLASSES 5 of the config is replaced by 2, the number of the data sets' classes"
+    }

@@ -10,15 +10,15 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.divergence import TrainingDiverged
+from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.trainer import Trainer
 from fcos_rpn.engine.yaml import build_optimizer, build_trainer, evaluate_weights, with_test_time_augmentation
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
 AP_SECTIONS = {"bbox", "box_detections"}
-AR_SECTIONS = {"box_proposals", "box_proposals_detectron2"}
+AR_SECTIONS = {"box_proposals"}
 
 
 @pytest.fixture
@@ -471,8 +471,6 @@ def test_batches_for_a_reference_number_of_processes(config):
     ):
         build_trainer(cfg)
     # 6 images for 3 processes are 2 for the one that there is, at a third of the rate and three times the iterations.
-    scaled = build_trainer(
-        config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=6, BASE_LR=0.03, MAX_ITER=2, WARMUP_ITERS=0)
-    )
+    scaled = build_trainer(config(REFERENCE_WORLD_SIZE=3, IMS_PER_BATCH=6, BASE_LR=0.03, MAX_ITER=2, WARMUP_ITERS=0))
     assert (scaled.data_loader.batch_size, scaled.max_iter) == (2, 6)
     assert scaled.optimizer.param_groups[0]["initial_lr"] == pytest.approx(0.01)

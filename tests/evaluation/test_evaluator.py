@@ -1,28 +1,28 @@
 import copy
-import itertools
 import json
+import logging
 import math
 import pickle
 from pathlib import Path
 
 import numpy as np
-import pycocotools.cocoeval
 import pycocotools.mask
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import load_proposals_into_dataset
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 
+from fcos_rpn.checkpoint.safe_loading import load_pickle
 from fcos_rpn.errors import UserError
-from fcos_rpn.evaluation import FCOSEvaluator, FCOSWithProposals
+from fcos_rpn.evaluation import FCOSEvaluator, FCOSWithProposals, build_evaluator
+from fcos_rpn.evaluation import evaluator as evaluator_module
 from tests.evaluation.cases import assert_equal_figures, coco_dataset, random_detections
 from tests.tiny import tiny_batch, tiny_config
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "data" / "golden"
 
 
 @pytest.fixture
@@ -74,8 +74,9 @@ def test_images_without_proposals_count_unlike_in_detectron2(register_dataset):
     # Perfect boxes in one image, none in the other, as many objects in each.
     boxes = [(0, 0, 20, 20), (50, 50, 90, 90)]
     name = register_dataset(coco_dataset([boxes, boxes]))
-    results = evaluate(name, {1: {"proposals": rpn_proposals(boxes, [1, 2])}, 2: {"proposals": rpn_proposals([], [])}})
-    assert list(results) == ["box_proposals", "box_proposals_detectron2"]
+    outputs = {1: {"proposals": rpn_proposals(boxes, [1, 2])}, 2: {"proposals": rpn_proposals([], [])}}
+    assert list(evaluate(name, outputs)) == ["box_proposals"]
+    results = evaluate(name, outputs, detectron2_ar=True)
     assert results["box_proposals"].keys() == results["box_proposals_detectron2"].keys()
     assert results["box_proposals"]["AR@1000"] == pytest.approx(50)
     assert results["box_proposals_detectron2"]["AR@1000"] == pytest.approx(100)
@@ -89,18 +90,17 @@ def test_detections_and_proposals_are_scored_in_one_run(register_dataset, tmp_pa
         1: {"instances": instances(boxes, [0.9, 0.8], classes=[1, 0]), "proposals": rpn_proposals(boxes[:1], [3])},
         2: {"instances": instances([], []), "proposals": rpn_proposals([], [])},
     }
-    results = evaluate(name, outputs, output_dir=str(tmp_path))
-    assert list(results) == ["box_proposals", "box_proposals_detectron2", "bbox", "box_detections"]
+    results = evaluate(name, outputs, output_dir=tmp_path)
+    assert list(results) == ["box_proposals", "bbox", "box_detections"]
     assert results["box_proposals"]["AR@100"] == pytest.approx(25)
     assert results["bbox"]["AP"] == 0
     nan = math.nan
     expected = {"AR@100": 50.0, "ARs@100": 50.0, "ARm@100": 50.0, "ARl@100": nan}
     assert_equal_figures(results["box_detections"], expected)
-    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 2
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_and_files_are_the_same_with_hotcoco_and_pycocotools(register_dataset, tmp_path, seed):
+def test_figures_and_files_are_those_of_detectron2(register_dataset, coco_library, tmp_path, seed):
     annotations, found = random_detections(seed)
     for annotation in annotations["annotations"]:  # Detectron2's loader refuses ignored objects
         del annotation["ignore"], annotation["keypoints"], annotation["num_keypoints"]
@@ -116,80 +116,46 @@ def test_figures_and_files_are_the_same_with_hotcoco_and_pycocotools(register_da
         detections.pred_masks = torch.tensor(np.array(masks).reshape(-1, 200, 200))
         outputs[image["id"]] = {"instances": detections, "proposals": rpn_proposals(boxes, scores)}
 
-    results = {}
-    for api, evaluator_type in [("hotcoco", FCOSEvaluator), ("pycocotools", FCOSEvaluator), ("theirs", COCOEvaluator)]:
-        kwargs = {"api": api} if evaluator_type is FCOSEvaluator else {}
-        copies = copy.deepcopy(outputs)
-        results[api] = evaluate(name, copies, evaluator_type, output_dir=str(tmp_path / api), **kwargs)
-    assert results["hotcoco"].keys() == results["pycocotools"].keys()
-    assert {"AP", "AP-2", "AP-8"} <= results["hotcoco"]["segm"].keys()
-    for task, figures in results["pycocotools"].items():
-        assert_equal_figures(results["hotcoco"][task], figures)
-    for ours, theirs in [("bbox", "bbox"), ("segm", "segm"), ("box_proposals_detectron2", "box_proposals")]:
-        assert_equal_figures(results["hotcoco"][ours], results["theirs"][theirs])
-    for api in ("hotcoco", "pycocotools"):
-        assert {path.name for path in (tmp_path / api).iterdir()} == {
-            path.name for path in (tmp_path / "theirs").iterdir()
-        }
-        for file, read in [("coco_instances_results.json", json.loads), ("box_proposals.pkl", pickle.loads)]:
-            actual, expected = (read((tmp_path / writer / file).read_bytes()) for writer in (api, "theirs"))
-            np.testing.assert_equal(actual, expected)
-
-
-def test_the_library_is_the_chosen_one(register_dataset, monkeypatch):
-    boxes = [(0, 0, 20, 20)]
-    name = register_dataset(coco_dataset([boxes]))
-    output = {1: {"instances": instances(boxes, [1.0]), "proposals": rpn_proposals(boxes, [1.0])}}
-
-    def fail(*_):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(pycocotools.cocoeval.COCOeval, "accumulate", fail)
-    assert evaluate(name, output)["bbox"]["AP"] == pytest.approx(100)
-    with pytest.raises(ZeroDivisionError):
-        evaluate(name, output, api="pycocotools")
-    with pytest.raises(UserError, match=r"no COCO API 'coco'"):
-        evaluate(name, output, api="coco")
+    ours = evaluate(name, outputs, output_dir=str(tmp_path / "ours"), detectron2_ar=True)
+    theirs = evaluate(name, outputs, COCOEvaluator, output_dir=str(tmp_path / "theirs"), use_fast_impl=False)
+    assert {"AP", "AP-2", "AP-8"} <= ours["segm"].keys()
+    for task, figures in theirs.items():
+        assert_equal_figures(ours["box_proposals_detectron2" if task == "box_proposals" else task], figures)
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {
+        path.name for path in (tmp_path / "theirs").iterdir()
+    }
+    for file, read in [("coco_instances_results.json", json.loads), ("box_proposals.pkl", pickle.loads)]:
+        actual, expected = (read((tmp_path / writer / file).read_bytes()) for writer in ("ours", "theirs"))
+        np.testing.assert_equal(actual, expected)
 
 
 def test_a_class_that_the_data_set_lacks_is_an_error(register_dataset):
     name = register_dataset(coco_dataset([[(0, 0, 20, 20)]]))
     output = {1: {"instances": instances([(0, 0, 20, 20)], [1.0], classes=[2])}}
-    with pytest.raises(UserError, match=r"predicts class 2, but the data set has 2 classes"):
+    with pytest.raises(UserError, match=r"predicts class 2, but test_evaluation_0 has 2 classes"):
         evaluate(name, output)
 
 
-@pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
-def test_a_model_that_detects_nothing_has_ap_0(register_dataset, task):
-    # Only class "cat", only a medium box.
-    annotations = coco_dataset([[(0, 0, 50, 50)], []])
-    keypoints = {"keypoints": [10, 10, 2] * 17, "num_keypoints": 17}
-    annotations["annotations"][0] |= {"segmentation": [[0, 0, 50, 0, 50, 50, 0, 50]], **keypoints}
-    outputs = {image_id: {"instances": instances([], [])} for image_id in (1, 2)}
-    results = evaluate(register_dataset(annotations), outputs, tasks=(task,))
-    nan = math.nan
-    expected = {"AP": 0, "AP50": 0, "AP75": 0, "APs": nan, "APm": 0, "APl": nan, "AP-cat": 0, "AP-dog": nan}
-    if task == "keypoints":
-        del expected["APs"]
-    assert_equal_figures(results[task], expected)
-    assert results["box_detections"]["AR@100"] == 0
-
-
-def test_annotations_without_ground_truth_give_no_figures(register_dataset, tmp_path):
-    annotations = coco_dataset([[]])
-    name = register_dataset(annotations)
-    del annotations["annotations"]
-    Path(MetadataCatalog.get(name).json_file).write_text(json.dumps(annotations))
+@pytest.mark.parametrize("annotations", [None, []])
+def test_without_annotations_there_are_files_but_no_figures(register_dataset, tmp_path, caplog, annotations):
+    content = coco_dataset([[]])
+    name = register_dataset(content)
+    if annotations is None:
+        del content["annotations"]
+    Path(MetadataCatalog.get(name).json_file).write_text(json.dumps(content))
     output = {"instances": instances([(0, 0, 9, 9)], [1.0]), "proposals": rpn_proposals([(0, 0, 9, 9)], [1.0])}
-    assert evaluate(name, {1: output}, output_dir=str(tmp_path)) == {}
-    assert (tmp_path / "coco_instances_results.json").exists()
+    assert evaluate(name, {1: output}, output_dir=tmp_path) == {}
+    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == [
+        {"image_id": 1, "category_id": 7, "bbox": [0, 0, 9, 9], "score": 1}
+    ]
+    assert (tmp_path / "box_proposals.pkl").exists()
+    assert f"no annotations, so there are no figures; what the model found is in {tmp_path}" in caplog.text
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_only_rank_0_returns_results(register_dataset, monkeypatch, rank):
     boxes = [(0, 0, 20, 20)]
     evaluator = FCOSEvaluator(register_dataset(coco_dataset([boxes, boxes])), distributed=True)
-    evaluator.reset()
     evaluator.process([{"image_id": 1}], [{"proposals": rpn_proposals(boxes, [1.0])}])
     other_rank = [{"image_id": 2, "proposals": rpn_proposals(boxes, [1.0])}]
     monkeypatch.setattr(comm, "synchronize", lambda: None)
@@ -199,46 +165,155 @@ def test_only_rank_0_returns_results(register_dataset, monkeypatch, rank):
     assert results == {} if rank else results["box_proposals"]["AR@100"] == pytest.approx(100)
 
 
-class DoubleBoxes(Boxes):
-    """Some overlaps in COCO's demo lie so near a threshold that the single precision of Boxes moves AR by .001."""
+def test_all_detections_that_the_model_may_return_count(register_dataset):
+    # 150 boxes of one class in a picture, all found.
+    boxes = [(13 * column, 13 * row, 13 * column + 9, 13 * row + 9) for column in range(15) for row in range(10)]
+    content = coco_dataset([boxes])
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 7
+    name = register_dataset(content)
+    output = {1: {"instances": instances(boxes, torch.linspace(1, 0.5, 150).tolist())}}
 
-    def __init__(self, boxes):
-        self.tensor = torch.tensor(boxes, dtype=torch.float64)
+    def figures(limit):
+        evaluator = build_evaluator(name, max_dets_per_image=limit)
+        evaluator.process([{"image_id": 1}], [output[1]])
+        return evaluator.evaluate()
 
-    def to(self, device):
-        return self
+    for limit in (300, -1, None):
+        assert figures(limit)["bbox"]["AP"] == pytest.approx(100)
+        assert figures(limit)["box_detections"]["AR@100"] == pytest.approx(100 * 100 / 150)
+    # Fewer than COCO's 100 need no other protocol. 100 of 150 are found: the precision is 1 at 67 of 101 recalls.
+    for limit in (100, 10):
+        assert figures(limit)["bbox"]["AP"] == pytest.approx(100 * 67 / 101)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="COCO's demo detections are not here")
-def test_the_published_figures_of_cocos_demo(register_dataset, monkeypatch):
-    annotations = json.loads((GOLDEN / "instances_val2014_100.json").read_text())
-    detections = json.loads((GOLDEN / "instances_val2014_fakebbox100_results.json").read_text())
-    stats = []
-    derive = FCOSEvaluator._derive_coco_results
+def records(*image_ids):
+    """Of data sets that are registered without a json: an object of each class in every image."""
+    return [
+        {
+            "image_id": image_id,
+            "file_name": "",
+            "height": 200,
+            "width": 200,
+            "annotations": [
+                {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "keypoints": [9, 9, 2] * 17}
+                for label, box in enumerate([(0, 0, 20, 20), (50, 50, 90, 90)])
+            ],
+        }
+        for image_id in image_ids
+    ]
 
-    def record_stats(self, coco_eval, *args, **kwargs):
-        stats.extend(coco_eval.stats)
-        return derive(self, coco_eval, *args, **kwargs)
 
-    monkeypatch.setattr(FCOSEvaluator, "_derive_coco_results", record_stats)
-    name = register_dataset(annotations)
-    to_class = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
-    outputs = {image["id"]: {"instances": instances([], [])} for image in annotations["images"]}
-    for image_id, of_image in itertools.groupby(
-        sorted(detections, key=lambda d: d["image_id"]), lambda d: d["image_id"]
-    ):
-        rows = list(of_image)
-        boxes = [[x, y, x + width, y + height] for x, y, width, height in (row["bbox"] for row in rows)]
-        classes = [to_class[row["category_id"]] for row in rows]
-        outputs[image_id]["instances"] = instances(boxes, [row["score"] for row in rows], classes)
-        outputs[image_id]["instances"].pred_boxes = DoubleBoxes(boxes)
-    results = evaluate(name, outputs)
+def perfect_output():
+    return {"instances": instances([(0, 0, 20, 20), (50, 50, 90, 90)], [0.9, 0.8], classes=[0, 1])}
 
-    published = [0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564]
-    assert stats == pytest.approx(published, abs=5e-4)
-    ap = {name: value for name, value in results["bbox"].items() if not name.startswith("AP-")}
-    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    assert ap == pytest.approx(dict(zip(names, [100 * figure for figure in published], strict=False)), abs=0.05)
+
+@pytest.fixture
+def register_records():
+    def register(of_data_set, **metadata):
+        DatasetCatalog.register("test_records", lambda: of_data_set)
+        MetadataCatalog.get("test_records").set(thing_classes=["cat", "dog"], **metadata)
+        return "test_records"
+
+    yield register
+    DatasetCatalog.remove("test_records")
+    MetadataCatalog.remove("test_records")
+
+
+def test_data_sets_without_a_json_are_converted_anew(register_records, tmp_path):
+    of_data_set = records(np.str_("000001"), -3, 2**60)  # Pascal VOC's are numpy's
+    name = register_records(of_data_set)
+    before = copy.deepcopy(of_data_set)
+    outputs = {record["image_id"]: perfect_output() for record in of_data_set}
+    assert evaluate(name, outputs, output_dir=tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    assert of_data_set == before  # Detectron2's conversion moves the keypoints
+    found = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert [entry["image_id"] for entry in found[::2]] == ["000001", -3, 2**60]
+
+    # The same, numbered by the loader, of which one number is another image's own id.
+    original_ids = {3: "000001", 2**60: -3, 1: 2**60}
+    MetadataCatalog.get(name).original_image_ids = original_ids
+    for record, number in zip(of_data_set, original_ids, strict=True):
+        record["image_id"] = number
+    outputs = {number: perfect_output() for number in original_ids}
+    assert evaluate(name, outputs, output_dir=tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == found
+
+    of_data_set.append(records("new")[0])
+    evaluator = FCOSEvaluator(name, distributed=False, output_dir=tmp_path)
+    assert [image["id"] for image in evaluator.dataset["images"]] == ["000001", -3, 2**60, "new"]
+
+
+def test_records_without_annotations_have_no_figures(register_records):
+    of_data_set = records("a")
+    of_data_set[0]["annotations"] = []
+    assert evaluate(register_records(of_data_set), {"a": perfect_output()}) == {}
+
+
+def test_files_name_the_images_as_their_json_does(register_dataset, tmp_path):
+    boxes = [(0, 0, 20, 20), (50, 50, 90, 90)]
+    content = coco_dataset([boxes, boxes])
+    for image, original_id in zip(content["images"], ["first", 2**60], strict=True):
+        image["original_id"] = original_id
+    name = register_dataset(content)
+    MetadataCatalog.get(name).original_image_ids = {1: "first", 2: 2**60}
+    outputs = {number: {**perfect_output(), "proposals": rpn_proposals(boxes, [1, 2])} for number in (1, 2)}
+    results = evaluate(name, outputs, output_dir=tmp_path)
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["box_proposals"]["AR@100"] == pytest.approx(100)
+    found = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert [entry["image_id"] for entry in found] == ["first", "first", 2**60, 2**60]
+    assert pickle.loads((tmp_path / "box_proposals.pkl").read_bytes())["ids"] == ["first", 2**60]
+
+
+def test_proposal_files_are_read_by_the_safe_loader_and_by_detectron2(register_dataset, tmp_path):
+    boxes = [(0, 0, 20, 20), (50, 50, 90, 90)]
+    name = register_dataset(coco_dataset([boxes, boxes]))
+    outputs = {number: {"proposals": rpn_proposals(boxes, [-1.5, number])} for number in (1, 2)}
+    evaluate(name, outputs, output_dir=tmp_path)
+    file = tmp_path / "box_proposals.pkl"
+    assert load_pickle(file)["ids"] == [1, 2]
+    loaded = load_proposals_into_dataset([{"image_id": 2}], str(file))
+    assert loaded[0]["proposal_boxes"].tolist() == [[50, 50, 90, 90], [0, 0, 20, 20]]  # best first
+    assert loaded[0]["proposal_objectness_logits"].tolist() == [2, -1.5]
+
+
+@pytest.mark.parametrize(
+    ("evaluator_type", "protocol", "is_told"),
+    [("coco", "coco", False), ("lvis", "lvis", False), ("pascal_voc", "coco", True), (None, "coco", True)],
+)
+def test_the_data_set_decides_the_protocol(register_records, monkeypatch, caplog, evaluator_type, protocol, is_told):
+    metadata = {} if evaluator_type is None else {"evaluator_type": evaluator_type}
+    name = register_records(records("a"), **metadata)
+    called = []
+    for own, function in (("coco", "average_precision"), ("lvis", "lvis_average_precision")):
+        monkeypatch.setattr(evaluator_module, function, lambda *_, own=own, **__: called.append(own) or {})
+    with caplog.at_level(logging.INFO):
+        evaluator = build_evaluator(name)
+    evaluator.process([{"image_id": "a"}], [perfect_output()])
+    evaluator.evaluate()
+    assert called == [protocol]
+    assert ("is evaluated by COCO's protocol" in caplog.text) == is_told
+
+
+def test_lvis_needs_hotcoco(register_records):
+    name = register_records(records("a"), evaluator_type="lvis")
+    with pytest.raises(UserError, match=r"only hotcoco has LVIS's protocol; set TEST.COCO_API hotcoco"):
+        build_evaluator(name, api="pycocotools")
+
+
+def test_lvis_classes_are_counted_from_1(register_dataset):
+    """Detectron2's LVIS metadata has no map of category ids."""
+    content = coco_dataset([[(0, 0, 20, 20), (50, 50, 90, 90)]])
+    for image in content["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    name = register_dataset(content)
+    metadata = MetadataCatalog.get(name).as_dict()
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(json_file=metadata["json_file"], evaluator_type="lvis")
+    evaluator = build_evaluator(name)
+    evaluator.process([{"image_id": 1}], [perfect_output()])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_class_agnostic_boxes_are_scored_as_the_detections_are():

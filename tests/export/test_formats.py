@@ -1,14 +1,13 @@
 """Both formats against the model itself, at sizes other than the traced one."""
 
 import io
-from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 
 from fcos_rpn import UserError
-from fcos_rpn.export import as_onnx, as_torch_export, export_graph, network_of, require_packages, write_whole
+from fcos_rpn.export import as_onnx, as_torch_export, export_graph, network_of, require_packages
 from tests.export.small_networks import SIZES, TRACED_SIZE, found_by, noise, small_config, small_model
 
 NOTES = {"channels": "BGR"}
@@ -88,37 +87,3 @@ def test_missing_packages_are_named():
         match=r"^--format x needs nothing_1 and nothing_2, which .*: pip install '\.\[export\]' in the checkout",
     ):
         require_packages(["torch", "nothing_1", "nothing_2"], wanted_for="--format x")
-
-
-def test_a_file_takes_its_name_once_it_is_whole(tmp_path):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"old")
-
-    def stopped_half_way():
-        with write_whole(path) as file:
-            file.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped_half_way()
-    assert path.read_bytes() == b"old"
-    with write_whole(path) as file:
-        file.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"cannot be written \(it is a folder\)"), write_whole(tmp_path):
-        raise AssertionError("is not reached")
-
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with (
-        pytest.raises(UserError, match=r"model\.onnx: cannot be written \(Permission denied\)"),
-        write_whole(tmp_path / "model.onnx"),
-    ):
-        raise AssertionError("is not reached")

@@ -2,11 +2,12 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from fcos_rpn import FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, UserError, add_fcos_config
 from fcos_rpn.modeling.losses import BOX_LOSSES
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, without_gradient
 
 PYRAMID = {f"p{level}": ShapeSpec(channels=64, stride=2**level) for level in range(2, 8)}
 
@@ -56,61 +57,73 @@ def test_built_by_hand_equals_built_from_config():
         strides=[8, 16],
         head=FCOSHead(in_channels=64, strides=[8, 16], num_classes=2),
         assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0]),
-        losses=FCOSLosses(),
+        loss_functions=FCOSLosses(),
     )
     inputs = features()
     for one, other in zip(from_config(inputs)[0], by_hand(inputs)[0], strict=True):
         assert torch.equal(one, other)
 
 
-def test_unfit_configs_are_named():
-    with pytest.raises(UserError, match=r"the backbone has no p8; it gives p2, p3"):
-        core(["p3", "p8"])
-    with pytest.raises(UserError, match=r"SIZES_OF_INTEREST \[64\.0\]: the 3 levels p3, p4, p5 need 2 upper ends"):
-        core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[64.0])
-    with pytest.raises(UserError, match=r"MODEL\.FCOS\.NORM must be one of 'GN', 'BN', 'SyncBN', '', not 'LN'"):
-        core(NORM="LN")
+ONE_OF = "must be one of '.*', not 'mine'"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("IN_FEATURES", ["p3", "p8"], "in_features has p8, but the backbone gives p3, p4, p5, p6, p7"),
+        ("IN_FEATURES", [], "in_features is empty"),
+        ("SIZES_OF_INTEREST", [64.0], "sizes_of_interest has 1 upper ends, but the 5 levels p3, .*, p7 need 4"),
+        ("SIZES_OF_INTEREST", [2.0, 1.0], r"sizes_of_interest must ascend, not \[2\.0, 1\.0\]"),
+        ("CENTER_SAMPLING_RADIUS", -1.0, r"center_sampling_radius must be 0\.0 or more, not -1"),
+        ("NUM_CONVS", -1, "num_convs must be 0 or more, not -1"),
+        ("NUM_SHARED_CONVS", -1, "num_shared_convs must be 0 or more, not -1"),
+        ("PRIOR_PROB", 1.0, "prior_prob must be between 0 and 1, not 1"),
+        ("NORM", "mine", f"norm {ONE_OF}"),
+        ("BBOX_ACTIVATION", "mine", f"bbox_activation {ONE_OF}"),
+        ("CENTERNESS", "mine", f"centerness {ONE_OF}"),
+        ("BBOX_REG_LOSS_TYPE", "mine", f"box_loss {ONE_OF}"),
+        ("BBOX_REG_LOSS_WEIGHT_BY", "mine", f"box_loss_weight_by {ONE_OF}"),
+        ("SCORE_FUSION", "mine", f"score_fusion {ONE_OF}"),
+        ("THRESH_ON", "mine", f"thresh_on {ONE_OF}"),
+    ],
+)
+def test_messages_name_the_key_of_the_argument(key, value, message):
+    cfg = tiny_config()
+    cfg.MODEL.FCOS[key] = value
+    with pytest.raises(UserError, match=rf"^MODEL\.FCOS\.{key}: {message}"):
+        build_model(cfg)
+
+
+def test_messages_name_the_key_of_the_role():
+    cfg = tiny_config("ProposalNetwork")
+    cfg.MODEL.RPN.IN_FEATURES = ["p8"]
+    with pytest.raises(UserError, match=r"^MODEL\.RPN\.IN_FEATURES: in_features has p8"):
+        build_model(cfg)
 
 
 def test_without_center_sampling_the_radius_is_zero():
     assert core(CENTER_SAMPLING_RADIUS=0.0).assigner.radius == 0
 
 
-def test_unfit_numbers_are_named():
-    with pytest.raises(UserError, match=r"SIZES_OF_INTEREST \[128\.0, 64\.0\] must ascend"):
-        core(["p3", "p4", "p5"], SIZES_OF_INTEREST=[128.0, 64.0])
-    with pytest.raises(UserError, match=r"CENTER_SAMPLING_RADIUS -1 must be 0\.0 or more"):
-        core(CENTER_SAMPLING_RADIUS=-1.0)
-    for key in ("NUM_CONVS", "NUM_SHARED_CONVS"):
-        with pytest.raises(UserError, match=rf"\.{key} must be 0 or more, not -1"):
-            core(**{key: -1})
-    with pytest.raises(UserError, match=r"IN_FEATURES is empty"):
-        core([])
-
-
-@pytest.mark.parametrize("key", ["BBOX_ACTIVATION", "CENTERNESS", "BBOX_REG_LOSS_TYPE", "BBOX_REG_LOSS_WEIGHT_BY"])
-def test_unknown_values_name_their_key(key):
-    with pytest.raises(UserError, match=rf"MODEL\.FCOS\.{key} must be one of '.*', not 'mine'"):
-        core(**{key: "mine"})
-
-
-@pytest.mark.parametrize(("centerness", "names"), [("none", {"cls", "loc"}), ("computed", {"cls", "loc"})])
-def test_without_a_centerness_branch_there_are_two_losses(centerness, names):
+@pytest.mark.parametrize("centerness", ["none", "computed", "reg"])
+def test_losses_are_those_of_the_predictions(centerness):
     model = core(CENTERNESS=centerness)
     predictions, locations = model(features())
     gt = Instances((128, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 72, 72]])), gt_classes=torch.tensor([1]))
-    losses = model.criterion(predictions, model.assigner(locations, [gt, gt]))
-    assert set(losses) == names
+    losses = model.losses(predictions, locations, [gt, gt], role="rpn", weight=2.0)
+    expected = model.loss_functions(predictions, model.assigner(locations, [gt, gt]))
+    assert losses == {f"loss_rpn_{name}": 2 * loss for name, loss in expected.items()}
+    assert ("ctr" in expected) == (centerness == "reg")
     sum(losses.values()).backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert without_gradient(model) == []
 
 
 def test_the_config_chooses_the_losses():
-    assert core(CENTERNESS="iou").criterion.predicts_iou
-    assert not core(CENTERNESS="cls").criterion.predicts_iou
-    assert core(BBOX_REG_LOSS_TYPE="l2").criterion.box_loss is BOX_LOSSES["l2"]
-    assert core().criterion.is_box_loss_weighted
-    assert not core(BBOX_REG_LOSS_WEIGHT_BY="none").criterion.is_box_loss_weighted
+    assert core(CENTERNESS="iou").loss_functions.predicts_iou
+    assert not core(CENTERNESS="cls").loss_functions.predicts_iou
+    assert core(BBOX_REG_LOSS_TYPE="l2").loss_functions.box_loss is BOX_LOSSES["l2"]
+    assert core().loss_functions.is_box_loss_weighted
+    assert not core(BBOX_REG_LOSS_WEIGHT_BY="none").loss_functions.is_box_loss_weighted
 
 
 def test_levels_must_have_the_same_channels():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from fcos_rpn import FCOSPostProcessor, FCOSPredictions, UserError, compute_locations
+from fcos_rpn import FCOSPostProcessor, FCOSPredictions, compute_locations
 from fcos_rpn.modeling.postprocess import rescale
 from tests import naive
 
@@ -123,12 +123,6 @@ def test_boxes_tell_the_location_that_they_were_seen_from():
     boxes = {11: (1.0, 0.0, [1.0] * 4), 80 + 6: (2.0, 0.0, [1.0] * 4), 100 + 3: (0.5, 0.0, [0.5] * 4)}
     (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes, num_classes=2), LOCATIONS, [(64, 96)])
     assert instances.location_idxs.tolist() == [86, 11, 103]
-
-
-@pytest.mark.parametrize("key", ["score_fusion", "thresh_on"])
-def test_unknown_values_name_their_key(key):
-    with pytest.raises(UserError, match=rf"MODEL\.FCOS\.{key.upper()} must be one of"):
-        FCOSPostProcessor(**DETECTOR, **{key: "mine"})
 
 
 def test_topk_counts_per_level():

@@ -6,9 +6,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from fcos_rpn import FCOSAssigner, compute_locations
+from fcos_rpn import FCOSAssigner, FCOSLosses, compute_locations
 from fcos_rpn.modeling.head import FCOSPredictions
-from fcos_rpn.modeling.training_log import log_picture, log_predictions, log_targets, target_statistics
+from fcos_rpn.modeling.training_log import log_picture, log_training_step, target_statistics
 
 LOCATIONS = compute_locations([(2, 4), (1, 2)], [8, 16])
 """x at 4, 12, 20, 28 and y at 4, 12 on the first level; (8, 8) and (24, 8) on the second."""
@@ -41,10 +41,7 @@ def test_by_hand():
     assert found["num_positives_p4"] == 1
     assert found["boxes_without_positive"] == pytest.approx(2 / 5)
     # (4, 4) in (1, 1, 7, 9): distances 3, 3, 3, 5, centerness √(3/3 · 3/5); the other two are centered.
-    centerness = math.sqrt(0.6)
-    assert found["mean_centerness"] == pytest.approx((centerness + 2) / 3)
-    entropy = -centerness * math.log(centerness) - (1 - centerness) * math.log(1 - centerness)
-    assert found["centerness_entropy"] == pytest.approx(entropy / 3)
+    assert found["mean_centerness"] == pytest.approx((math.sqrt(0.6) + 2) / 3)
 
 
 def test_equal_rows_of_two_images_are_two_boxes():
@@ -60,50 +57,68 @@ def test_without_positives_or_boxes():
     assert set(statistics([instances([])])) == {"num_positives_p3", "num_positives_p4"}
 
 
+FLAT, WIDE = [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.5]
+"""Distances without and with a height."""
+
+GT = [instances([[1, 1, 7, 9], [9, 9, 15, 15]])]
+"""(4, 4) and (12, 12) are positive: rows 0 and 5, of centerness √.6 and 1."""
+
+
+def log(ltrb, gt=GT, centerness=None, losses=None, weight=1.0):
+    """Log a step that predicts these distances at every location of one image."""
+    num_locations = len(LOCATIONS.points)
+    logits = torch.zeros(1, num_locations, 1)
+    ltrb = torch.tensor(ltrb).view(1, -1, 4).expand(1, num_locations, 4)
+    predictions = FCOSPredictions(logits, ltrb, centerness)
+    log_training_step("rpn", ["p3", "p4"], predictions, assign(gt), LOCATIONS, gt, losses or FCOSLosses(), weight)
+
+
 def test_logged_now_and_then():
-    gt = [instances([[1, 1, 7, 9]])]
-    targets = assign(gt)
-    log_targets("fcos", ["p3", "p4"], targets, LOCATIONS, gt)  # without a storage nothing happens
+    log(WIDE)  # without a storage nothing happens
     logged = []
     with EventStorage() as storage:
         for storage.iter in range(41):
-            log_targets("fcos", ["p3", "p4"], targets, LOCATIONS, gt)
-            if storage.latest().get("fcos/num_positives_p3", (0, -1))[1] == storage.iter:
+            log(WIDE)
+            if storage.latest().get("rpn/num_positives_p3", (0, -1))[1] == storage.iter:
                 logged.append(storage.iter)
-        assert storage.latest()["fcos/num_positives_p3"] == (1.0, 40)
-        assert storage.latest()["fcos/boxes_without_positive"][0] == 0
+        assert storage.latest()["rpn/num_positives_p3"] == (2.0, 40)
+        assert storage.latest()["rpn/boxes_without_positive"][0] == 0
+        assert "rpn/centerness_entropy" not in storage.latest()
     assert logged == [0, 20, 40]
 
 
-def predictions(ltrb):
-    """The same distances at every location of one image."""
-    num_locations = len(LOCATIONS.points)
-    logits = torch.zeros(1, num_locations, 1)
-    return FCOSPredictions(logits, torch.tensor([[ltrb]]).expand(1, num_locations, 4), None)
+def entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log(1 - p) if p < 1 else 0.0
 
 
-FLAT, WIDE = [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.5]
-"""Without and with a height."""
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        (FCOSLosses(), entropy(math.sqrt(0.6)) / 2),
+        (FCOSLosses(ctr_weight=0.5), 0.5 * entropy(math.sqrt(0.6)) / 2),
+        # Sides 2 × 2 strides around both. The boxes' distances in strides are 3/8, 3/8, 3/8, 5/8 and four times 3/8,
+        # so they lie within and the IoUs are 6/8 · 1 / 4 and 6/8 · 6/8 / 4.
+        (FCOSLosses(predicts_iou=True), (entropy(0.1875) + entropy(0.140625)) / 2),
+    ],
+)
+def test_the_floor_of_the_centerness_loss(losses, expected):
+    with EventStorage() as storage:
+        log([1.0, 1, 1, 1], centerness=torch.zeros(1, len(LOCATIONS.points)), losses=losses, weight=3.0)
+        assert storage.latest()["rpn/centerness_entropy"][0] == pytest.approx(3 * expected, rel=1e-5)
 
 
 def logged_shares(shown):
     """What is predicted at each entry of the log -> what is logged."""
-    targets = assign([instances([[1, 1, 7, 9], [9, 9, 15, 15]])])
     with EventStorage() as storage:
         for number, ltrb in enumerate(shown):
             storage.iter = 20 * number
-            log_predictions("rpn", predictions(ltrb), targets)
+            log(ltrb)
         return [share for share, _ in storage.history("rpn/boxes_of_zero_size").values()]
 
 
 def test_the_share_of_boxes_without_a_size_is_logged():
-    assert logged_shares([WIDE, FLAT, WIDE]) == [0, 1, 0]
-    targets = assign([instances([[1, 1, 7, 9], [9, 9, 15, 15]])])  # (4, 4) and (12, 12) are positive: rows 0 and 5
-    mixed = predictions(WIDE).ltrb.clone()
-    mixed[0, 5] = torch.zeros(4)
-    with EventStorage() as storage:
-        log_predictions("fcos", FCOSPredictions(mixed[..., :1], mixed, None), targets)
-        assert storage.latest()["fcos/boxes_of_zero_size"] == (0.5, 0)
+    mixed = [WIDE] * 5 + [FLAT] + [WIDE] * 4
+    assert logged_shares([WIDE, FLAT, mixed]) == [0, 1, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -124,23 +139,20 @@ def test_a_dead_regressor_is_said(caplog, detectron2_restored, shown, num_warnin
     assert all(key in message for message in messages for key in ("BASE_LR", "BBOX_ACTIVATION exp"))
 
 
-def test_predictions_are_looked_at_now_and_then_and_with_positives_alone():
-    targets, empty = assign([instances([[1, 1, 7, 9]])]), assign([instances([])])
-    log_predictions("fcos", predictions(FLAT), targets)  # without a storage nothing happens
+def test_without_positives_no_predictions_are_logged():
     with EventStorage() as storage:
-        for storage.iter in range(1, 20):
-            log_predictions("fcos", predictions(FLAT), targets)
-        storage.iter = 20
-        log_predictions("fcos", predictions(FLAT), empty)
-        assert not storage.latest()
+        log(FLAT, gt=[instances([])])
+        assert set(storage.latest()) == {"rpn/num_positives_p3", "rpn/num_positives_p4"}
 
 
 def test_a_picture_of_the_truth_beside_the_detections():
     image = torch.zeros(3, 16, 32, dtype=torch.uint8)
     image[0] = 200  # blue, in BGR
+    x = {"image": image, "instances": instances([[4, 4, 12, 12]])}
     found = Instances((16, 32), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
     with EventStorage() as storage:
-        log_picture({"image": image, "instances": instances([[4, 4, 12, 12]])}, found, input_format="BGR")
+        log_picture(x, found, input_format="BGR")
+    log_picture(x, found, input_format="BGR")  # without a storage nothing happens
     ((name, picture, _),) = storage._vis_data
     assert name == "Left: ground truth; right: detections"
     assert picture.shape == (3, 16, 64)

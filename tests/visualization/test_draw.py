@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from fcos_rpn import FCOSAssigner, FCOSPredictions, compute_locations
+from fcos_rpn.modeling.postprocess import FCOSPostProcessor
 from fcos_rpn.visualization import draw as pictures
 from fcos_rpn.visualization import sheet
 from fcos_rpn.visualization.draw import (
@@ -318,7 +319,7 @@ def test_heat_maps_glow_where_the_network_is_sure():
     centerness[0, [on_p4(*both), on_p4(*centerness_only)]] = 10.0
     predictions = FCOSPredictions(logits.requires_grad_(), torch.zeros(1, len(locations.points), 4), centerness)
 
-    panels = find_panels(draw_centerness(gray_image(), predictions, locations))
+    panels = find_panels(draw_centerness(gray_image(), predictions, locations, postprocessor()))
 
     assert len(panels) == 15
     is_glowing = [np.ptp(panel.astype(int), axis=2) > 50 for panel in panels]
@@ -332,34 +333,41 @@ def test_heat_maps_glow_where_the_network_is_sure():
         assert not any(panel.any() for panel in (p3, *coarser))
 
 
-def test_heat_maps_are_captioned(sheet_kept):
+def postprocessor(**kwargs):
+    return FCOSPostProcessor(score_thresh=None, pre_nms_topk=9, nms_thresh=0.5, post_nms_topk=9, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "kwargs", "centerness", "score"),
+    [
+        (True, {}, ("of the location in its box", 0.9), ("geometric mean of both", 0.6)),
+        (True, {"score_fusion": "product"}, ("of the location in its box", 0.9), ("product of both", 0.36)),
+        # Of distances 1, 2, 4, 4: √(1/4 · 2/4).
+        (
+            False,
+            {"computes_centerness": True, "score_fusion": "product"},
+            ("of the location in its box", 0.125**0.5),
+            ("product of both", 0.4 * 0.125**0.5),
+        ),
+        (False, {}, None, None),
+    ],
+)
+def test_heat_maps_show_the_models_own_score(sheet_kept, predicted, kwargs, centerness, score):
     locations = compute_locations([(4, 5), (2, 3)], [64, 128])
-    predictions = FCOSPredictions(torch.zeros(1, 26, 3), torch.zeros(1, 26, 4), torch.zeros(1, 26))
+    logits = torch.tensor([0.1, 0.4, 0.2]).logit().expand(1, 26, 3)
+    ltrb = torch.tensor([1.0, 2, 4, 4]).expand(1, 26, 4)
+    predictions = FCOSPredictions(logits, ltrb, torch.full((1, 26), 0.9).logit() if predicted else None)
 
-    sheet = draw_centerness(gray_image(), predictions, locations)
+    panels = draw_centerness(gray_image(), predictions, locations, postprocessor(**kwargs)).figure.axes
 
-    legend = ["0", "0.25", "0.5", "0.75", "1"]
-    assert [texts(panel) for panel in sheet.figure.axes] == [
-        ["Class probability", "of the likeliest class", "P6"],
-        ["P7", *legend],
-        ["Centerness", "of the location in its box", "P6"],
-        ["P7", *legend],
-        ["Score", "geometric mean of both", "P6"],
-        ["P7", *legend],
-    ]
-
-
-def test_a_network_without_centerness_shows_its_class_probability_alone(sheet_kept):
-    locations = compute_locations([(4, 5), (2, 3)], [64, 128])
-    predictions = FCOSPredictions(torch.zeros(1, 26, 3), torch.zeros(1, 26, 4), None)
-
-    sheet = draw_centerness(gray_image(), predictions, locations)
-
-    legend = ["0", "0.25", "0.5", "0.75", "1"]
-    assert [texts(panel) for panel in sheet.figure.axes] == [
-        ["Class probability", "of the likeliest class", "P6"],
-        ["P7", *legend],
-    ]
+    rows = {"Class probability": ("of the likeliest class", 0.4), "Centerness": centerness, "Score": score}
+    expected = [(title, *row) for title, row in rows.items() if row]
+    assert [texts(panel)[:2] for panel in panels[::2]] == [[title, detail] for title, detail, _ in expected]
+    for first, second, (*_, value) in zip(panels[::2], panels[1::2], expected, strict=True):
+        assert texts(first)[2:] == ["P6"]
+        assert texts(second) == ["P7", "0", "0.25", "0.5", "0.75", "1"]
+        for panel in (first, second):
+            np.testing.assert_allclose(panel.images[1].get_array(), value, rtol=1e-5)
 
 
 def test_nothing_to_draw():

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 
 def resnet_fpn_p67(cfg: CfgNode) -> DictConfig:
-    """Of `MODEL.{BACKBONE, RESNETS, FPN}`, for plain ResNets of any depth."""
+    """Describe the backbone of `MODEL.{BACKBONE, RESNETS, FPN}`, for plain ResNets of any depth."""
     resnets, fpn = cfg.MODEL.RESNETS, cfg.MODEL.FPN
     return L(FPN)(
         bottom_up=L(ResNet)(

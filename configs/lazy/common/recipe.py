@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from fcos_rpn.data import CheckedDatasetMapper
 from fcos_rpn.data.loader import load_records
 from fcos_rpn.engine.lazy import train_loader
-from fcos_rpn.evaluation import FCOSEvaluator
+from fcos_rpn.evaluation import build_evaluator
 
 
 def coco(cfg: CfgNode) -> dict[str, DictConfig]:
@@ -51,7 +51,7 @@ def coco(cfg: CfgNode) -> dict[str, DictConfig]:
             ),
             num_workers="${..train.num_workers}",
         ),
-        "evaluator": L(FCOSEvaluator)(
+        "evaluator": L(build_evaluator)(
             dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/inference/${.dataset_name}"
         ),
     }

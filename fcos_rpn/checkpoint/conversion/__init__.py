@@ -1,18 +1,18 @@
-"""Weights of other FCOS implementations, and of this one's other role, under the names of one of the two roles.
+"""Converts weights of other FCOS implementations, and of this one's other role, to the names of one of the two roles.
 
 Reading order:
 
-    rules         a table of names, and applying it so that no weight is lost in silence
-    tables        the table of each implementation
-    settings      what goes with its weights and no weight tells
-    architecture  what the weights tell by their shapes
-    convert       table, settings, model: every key used or dropped by name, every one filled, every shape checked
-    files         a checkpoint and its config, read and written
+    renames          apply a table of names so that no weight is lost in silence
+    tables           the table of each implementation
+    source_settings  the settings that go with its weights and cannot be read from them
+    architecture     the settings that can be read from the shapes of the weights
+    convert          use or drop every key by name, fill every one of the model, check every shape
+    files            write a converted checkpoint and its config
 """
 
 from .convert import Conversion, convert_state_dict
-from .files import Checkpoint, config_text, read_checkpoint, write_weights
-from .head_settings import OWN, RECIPES, ROLES
+from .files import config_text, write_weights
+from .source_settings import OWN, RECIPES, ROLES
 
 SOURCES = (*RECIPES, OWN)
 TARGETS = tuple(ROLES)
@@ -22,10 +22,8 @@ __all__ = [
     "RECIPES",
     "SOURCES",
     "TARGETS",
-    "Checkpoint",
     "Conversion",
     "config_text",
     "convert_state_dict",
-    "read_checkpoint",
     "write_weights",
 ]

@@ -1,4 +1,4 @@
-"""What the weights tell by their shapes: the settings of the model that they fit."""
+"""Reads the settings of a model from the shapes of its weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,19 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((3, 4, 23, 3), True): 101,
     ((3, 8, 36, 3), True): 152,
 }
-"""(blocks of each stage, whether these are bottlenecks) -> depth of the ResNet."""
+"""(blocks of each stage, whether they are bottlenecks) -> depth of the ResNet."""
 
 GROWN_FROM_P5 = "build_p5_p67_resnet_fpn_backbone"
 GROWN_FROM_C5 = "build_retinanet_resnet_fpn_backbone"
-"""Pyramids whose P6 and P7 come from P5 and, as Detectron2's RetinaNet has it, from C5."""
+"""Pyramids whose P6 and P7 come from P5, or from C5 as in Detectron2's RetinaNet."""
 
 SHARED_TOWER, CLS_TOWER = "core.head.shared_tower.", "core.head.cls_tower."
 TOWERS = (SHARED_TOWER, CLS_TOWER, "core.head.bbox_tower.")
 
 
 def read_architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """
+    """Read config keys and values from weights.
+
     Args:
         weights: of a ResNet, a pyramid and a head, under the names of the one-stage role.
 
@@ -39,7 +40,7 @@ def read_architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def needless_biases(weights: Mapping[str, Tensor]) -> list[str]:
-    """Keys of biases before the towers' normalizations; none if any of them is not zero."""
+    """List the biases before the towers' normalizations; none if one of them is not zero."""
     keys = _tower_biases(weights) if _is_normalized(weights) else []
     return [] if any(weights[key].any() for key in keys) else keys
 
@@ -88,7 +89,7 @@ def _head(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _depth(weights: Mapping[str, Tensor], tower: str) -> int:
-    """Its convolutions."""
+    """Count the convolutions of a tower."""
     return sum(key.startswith(tower) and value.ndim == 4 for key, value in weights.items())
 
 
@@ -97,7 +98,7 @@ def _is_normalized(weights: Mapping[str, Tensor]) -> bool:
 
 
 def _tower_biases(weights: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the biases of convolutions."""
+    """List the biases of the towers' convolutions."""
     convolutions = [key for key, value in weights.items() if key.startswith(TOWERS) and value.ndim == 4]
     biases = [key.removesuffix("weight") + "bias" for key in convolutions]
     return [key for key in biases if key in weights]

@@ -1,7 +1,7 @@
-"""Converting a checkpoint: every key used or dropped by name, every key of the model filled, every shape checked.
+"""Converts a checkpoint: every key is used or dropped by name, every key of the model filled, every shape checked.
 
-Names come from the table of the source, settings from a table and from the shapes; a model is built from the settings,
-and the weights have to be exactly its own.
+Names come from the table of the source, settings from a table and from the shapes. A model is built from the settings,
+and the weights must be exactly its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from ...config import add_fcos_config, merge_overrides, require_registered_parts
 from ...errors import UserError, require_one_of
 from ..checkpointer import CLASS_LAYERS, rename
 from .architecture import needless_biases, read_architecture
-from .head_settings import LEVELS, LEVELS_KEY, OF_FCOS_ALONE, OWN, RECIPES, ROLES, SETTINGS
 from .renames import Fill, Named, apply_rules
+from .source_settings import LEVELS, LEVELS_KEY, OF_FCOS_ALONE, OWN, RECIPES, ROLES, SETTINGS
 from .tables import FILLS, OWN_RULES, RULES
 
-NO_BIAS = "a bias before a normalization, and all of them are zero: the head needs none"
+NO_BIAS = "a bias before a normalization; all of them are zero, so the head needs none"
 MOST_SHOWN = 20
 """Lines of an error that lists keys."""
 
@@ -28,13 +28,13 @@ PIXELS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
 
 
 class Conversion(NamedTuple):
-    """A converted checkpoint, and an account of every key."""
+    """A converted checkpoint, and what became of every key."""
 
     weights: dict[str, Tensor]
     settings: dict[str, Any]
-    """Config key -> value, on top of Detectron2's defaults or, for `fcos_rpn`, of the config given."""
-    told: frozenset[str]
-    """Those keys of the settings that were read from the weights; the others come from tables."""
+    """Config key -> value, on top of Detectron2's defaults or, for `fcos_rpn`, of the given config."""
+    read_from_weights: frozenset[str]
+    """Keys of the settings that were read from the weights; the others come from tables."""
     origins: dict[str, list[str]]
     """Key of the model -> keys of the source."""
     dropped: dict[str, str]
@@ -52,29 +52,30 @@ def convert_state_dict(
     cfg: CfgNode | None = None,
     overrides: Sequence[str] = (),
 ) -> Conversion:
-    """
+    """Convert the weights of a model.
+
     Args:
-        weights: a model's state dict.
+        weights: its state dict.
         source: the implementation that it comes from: a source of `RULES`, or `fcos_rpn`.
         target: the role, `FCOS` or `FCOSRPN`. A class layer of another number of classes starts anew; the RPN role
             has one class.
-        recipe: which of the source's; may be left out where there is only one.
-        cfg: for `fcos_rpn`, and only there: the config of the checkpoint. Left as it is.
-        overrides: KEY VALUE pairs that go before what the tables say.
+        recipe: one of the source's; needed only where there are several.
+        cfg: the config of the checkpoint, for `fcos_rpn` only. Left as it is.
+        overrides: KEY VALUE pairs that take precedence over the tables.
 
     Raises:
-        UserError: on an unknown name, and if a key or a shape is not as expected.
+        UserError: on an unknown name, or if a key or a shape is not as expected.
     """
     require_one_of("source", source, (*RULES, OWN))
     require_one_of("target", target, ROLES)
     fills: Sequence[Fill] = ()
-    told: frozenset[str] = frozenset()
-    weights = rename(_require_tensors(weights), {})  # only strips the prefix of a model that was wrapped
+    read_from_weights: frozenset[str] = frozenset()
+    weights = rename(_require_tensors(weights), {})  # only removes what wrappers put into names
     if source == OWN:
         named = apply_rules(weights, OWN_RULES)
         settings = _own_settings(cfg, target)
     elif cfg is not None:
-        raise UserError(f"a config is for source {OWN} only; that of {source} comes from tables and shapes")
+        raise UserError(f"only source {OWN} takes a config; that of {source} comes from tables and shapes")
     else:
         named = _without_needless_biases(apply_rules(weights, RULES[source]))
         shapes = read_architecture(named.weights)
@@ -86,18 +87,20 @@ def convert_state_dict(
             LEVELS_KEY[target]: LEVELS,
             **shapes,
         }
-        told, fills = frozenset(shapes), FILLS.get(source, ())
-        _require_pixels(settings, told, overrides)
+        read_from_weights, fills = frozenset(shapes), FILLS.get(source, ())
+        _require_pixels(settings, read_from_weights, overrides)
         if target != "FCOS":
             settings = {key: value for key, value in settings.items() if key not in OF_FCOS_ALONE}
 
     cfg = _configured(cfg, settings, overrides)
     settings |= {key: _value(cfg, key) for key in overrides[::2]}
-    return _fit(named, _new_model(cfg).state_dict(), fills)._replace(settings=settings, told=told)
+    return _fit(named, _new_model(cfg).state_dict(), fills)._replace(
+        settings=settings, read_from_weights=read_from_weights
+    )
 
 
 def _fit(named: Named, model: Mapping[str, Tensor], fills: Sequence[Fill]) -> Conversion:
-    """Weights with exactly the keys and shapes of the model, which is a new one of the target's role; no settings."""
+    """Give weights exactly the keys and shapes of a new model of the target's role; sets no settings."""
     weights: dict[str, Tensor] = {}
     origins: dict[str, list[str]] = {}
     dropped, filled = dict(named.dropped), dict[str, str]()
@@ -119,9 +122,10 @@ def _fit(named: Named, model: Mapping[str, Tensor], fills: Sequence[Fill]) -> Co
 
 
 def _require_all(weights: Mapping[str, Tensor], origins: Mapping[str, list[str]], model: Mapping[str, Tensor]) -> None:
-    """
+    """Require the keys and shapes of the model.
+
     Raises:
-        UserError: unless keys and shapes are the model's.
+        UserError: lists all differences.
     """
     faults = [f"  {key}: missing" for key in model if key not in weights]
     faults += [f"  {', '.join(origins[key])}: the model has no {key}" for key in weights if key not in model]
@@ -157,7 +161,7 @@ def _recipe(source: str, recipe: str | None) -> dict[str, Any]:
             f"CENTERNESS {settings['MODEL.FCOS.CENTERNESS']})"
             for name, settings in recipes.items()
         )
-        raise UserError(f"the weights of {source} do not tell of which recipe they are: give --recipe {choices}")
+        raise UserError(f"the recipe cannot be read from weights of {source}: give --recipe {choices}")
     recipe = recipe or next(iter(recipes))
     require_one_of(f"recipe of {source}", recipe, recipes)
     return recipes[recipe]
@@ -170,26 +174,25 @@ def _without_needless_biases(named: Named) -> Named:
     return named
 
 
-def _require_pixels(settings: Mapping[str, Any], told: frozenset[str], overrides: Sequence[str]) -> None:
-    """
+def _require_pixels(settings: Mapping[str, Any], read_from_weights: frozenset[str], overrides: Sequence[str]) -> None:
+    """Require that someone says how images are normalized for a ResNeXt, which differs from file to file.
+
     Raises:
-        UserError: on a ResNeXt of which nobody says how its images are normalized, which differs from one to the other.
+        UserError: if neither the weights nor the overrides do.
     """
-    given = {*told, *overrides[::2]}
+    given = {*read_from_weights, *overrides[::2]}
     if settings["MODEL.RESNETS.NUM_GROUPS"] > 1 and not given.issuperset(PIXELS.values()):
         raise UserError(
-            "the backbone is a ResNeXt, and how images are normalized for it differs from file to file: add "
-            "MODEL.PIXEL_MEAN [...] MODEL.PIXEL_STD [...] as in its authors' config, and INPUT.FORMAT and "
-            "MODEL.RESNETS.STRIDE_IN_1X1 if "
-            f"they are not {settings['INPUT.FORMAT']} and {settings['MODEL.RESNETS.STRIDE_IN_1X1']}"
+            "the backbone is a ResNeXt, whose files differ in how images are normalized: add MODEL.PIXEL_MEAN [...] "
+            "MODEL.PIXEL_STD [...] as in its authors' config, and INPUT.FORMAT and MODEL.RESNETS.STRIDE_IN_1X1 if they "
+            f"are not {settings['INPUT.FORMAT']} and {settings['MODEL.RESNETS.STRIDE_IN_1X1']}"
         )
 
 
 def _require_tensors(weights: Mapping[str, Any]) -> Mapping[str, Tensor]:
     if others := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
         raise UserError(
-            f"{', '.join(map(str, others[:5]))} of the checkpoint {'is' if len(others) == 1 else 'are'} no weight; "
-            "expected is a model's state dict"
+            f"not a weight: {', '.join(map(str, others[:5]))} of the checkpoint; give a model's state dict alone"
         )
     return weights
 
@@ -207,7 +210,7 @@ def _configured(cfg: CfgNode | None, settings: Mapping[str, Any], overrides: Seq
 
 
 def _new_model(cfg: CfgNode) -> nn.Module:
-    """Always with the same initial weights."""
+    """Build a model with initial weights that are always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_model(cfg)

@@ -1,70 +1,18 @@
-"""A checkpoint and its config: reading the one safely, writing both."""
+"""Writes a converted checkpoint and its config."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...errors import UserError
-from ..checkpointer import FCOSCheckpointer, read_class_names
-
-NESTED = ("model", "state_dict")
-"""Where checkpoints hold their weights, if not at the top."""
-
-READERS_OWN = ("__author__", "matching_heuristics")
-"""What Detectron2's reader keeps beside them."""
-
-
-class _Reader(FCOSCheckpointer):
-    """Reads files as the checkpointer does, without a model to load into."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Module())
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        """The weights stay in the checkpoint."""
-
-
-class Checkpoint(NamedTuple):
-    """What is in a file."""
-
-    weights: dict[str, Any]
-    others: list[str]
-    """Names of what it holds besides: an optimizer, an iteration, ..."""
-    class_names: list[str] | None
-    """Those that a training with this package puts beside the weights; the position is the label."""
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The state dict in a file, whether at its top or below one of `NESTED`; no code in it is executed.
-
-    Raises:
-        UserError: if there is no such file or no state dict in it.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    content: Any = _Reader().load(str(path))
-    class_names = read_class_names(str(path))
-    known = READERS_OWN if class_names is None else (*READERS_OWN, "class_names")
-    others: list[str] = []
-    while name := next((name for name in NESTED if isinstance(content.get(name), Mapping)), None):
-        others += [other for other in content if other not in (name, *known)]
-        content = content[name]
-    if not content:
-        raise UserError(f"{path} holds no state dict")
-    weights = {
-        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in content.items()
-    }
-    return Checkpoint(weights, others, class_names)
+from ...errors import write_whole
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], *, class_names: Sequence[str] | None = None) -> None:
-    """As a checkpoint that `MODEL.WEIGHTS` takes; a file of the final name is always a whole one.
+    """Write a checkpoint for `MODEL.WEIGHTS`.
 
     Args:
         path: of the file.
@@ -74,18 +22,13 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], *, class_names: Seq
     Raises:
         UserError: if it cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        names = {} if class_names is None else {"class_names": list(class_names)}
-        torch.save({"model": dict(weights), **names}, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch has the latter for a folder that is not there
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error})") from error
+    names = {} if class_names is None else {"class_names": list(class_names)}
+    with write_whole(path) as file:
+        torch.save({"model": dict(weights), **names}, file)
 
 
 def config_text(settings: Mapping[str, Any], *, comment: str, base: str | None = None) -> str:
-    """A config file.
+    """Write the text of a config file.
 
     Args:
         settings: config key -> value.

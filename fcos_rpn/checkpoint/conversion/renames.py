@@ -1,6 +1,6 @@
-"""A table of names, and applying it so that no weight of the source is lost in silence.
+"""Applies a table of names so that no weight of the source is lost in silence.
 
-A template such as `layer{stage}.{block}.conv1.weight` stands for all keys with a word of each field in its place.
+A template such as `layer{stage}.{block}.conv1.weight` matches all keys with a word in the place of each field.
 """
 
 import re
@@ -18,35 +18,35 @@ FIELDS = {
     "statistic": "weight|bias|running_mean|running_var",
     "module": ".+",
 }
-"""Field -> what it stands for, as a regular expression; all others are numbers."""
+"""Field -> regular expression of its words; all other fields are numbers."""
 
 
 @dataclass(frozen=True)
 class Rename:
-    """One key becomes another one."""
+    """Rename a key."""
 
     source: str
     """Template."""
     target: str
     """Template with the same fields."""
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Field -> its words in the source -> those in the target; fields that are not here keep theirs."""
+    """Field -> word in the source -> word in the target; other fields keep their words."""
     change: Callable[[Tensor], Tensor] | None = None
-    """What becomes of the value."""
+    """Applied to the value."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Numbers of their own, one a level, become one vector."""
+    """Stack the scalars of all levels into one vector."""
 
     source: str
-    """Template whose only field, `{level}`, counts from 0."""
+    """Template with the one field `{level}`, from 0."""
     target: str
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A key that no model here needs."""
+    """Drop a key that no model here needs."""
 
     source: str
     """Template."""
@@ -55,7 +55,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Fill:
-    """A key that the source does not have."""
+    """Fill a key that the source does not have."""
 
     target: str
     value: float
@@ -70,13 +70,13 @@ class Named(NamedTuple):
 
     weights: dict[str, Tensor]
     origins: dict[str, list[str]]
-    """Key -> those of the source that it comes from."""
+    """Key -> the source's keys that it comes from."""
     dropped: dict[str, str]
     """Key of the source -> why it is not used."""
 
 
 def keep(template: str) -> Rename:
-    """A rule for keys that have the same name on both sides."""
+    """Make a rule for keys that have the same name on both sides."""
     return Rename(template, template)
 
 
@@ -109,7 +109,7 @@ def apply_rules(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> Named:
         )
     for target, keys in levels.items():
         if sorted(keys) != list(range(len(keys))):
-            raise UserError(f"{target}: of its levels the checkpoint has only {', '.join(sorted(keys.values()))}")
+            raise UserError(f"{target}: the checkpoint has only the levels {', '.join(sorted(keys.values()))}")
         ordered = [keys[level] for level in sorted(keys)]
         _add(named, target, torch.stack([weights[key].reshape(()) for key in ordered]), ordered)
     return named
@@ -123,7 +123,7 @@ def _add(named: Named, key: str, value: Tensor, origins: list[str]) -> None:
 
 
 def _first_fitting(key: str, patterns: Sequence[tuple[re.Pattern[str], Rule]]) -> tuple[Rule | None, dict[str, str]]:
-    """A rule, and the key's words for the fields of its template."""
+    """Find the first rule that fits a key, and the key's words for its fields."""
     for pattern, rule in patterns:
         if found := pattern.fullmatch(key):
             return rule, found.groupdict()
@@ -131,7 +131,7 @@ def _first_fitting(key: str, patterns: Sequence[tuple[re.Pattern[str], Rule]]) -
 
 
 def _pattern(rule: Rule) -> re.Pattern[str]:
-    """Of the keys that a rule is for; its groups are the template's fields."""
+    """Compile the template of a rule; groups are its fields."""
     pieces = re.split(r"\{(\w+)\}", rule.source)  # text, field, text, field, ..., text
     for number in range(1, len(pieces), 2):
         name = pieces[number]

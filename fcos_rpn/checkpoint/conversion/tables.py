@@ -1,6 +1,6 @@
-"""What each implementation calls its weights: names on the left are its own, on the right those of the one-stage role.
+"""The names that each implementation gives its weights: its own on the left, those of the one-stage role on the right.
 
-`fcos_rpn.checkpoint.checkpointer.RENAMES` leads from there to the other role.
+`fcos_rpn.checkpoint.checkpointer.RENAMES` leads on to the other role.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ Change = Callable[[Tensor], Tensor]
 
 NUM_TORCHVISION_CLASSES = 91
 COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
-"""Of the 80 classes, in Detectron2's order; torchvision has a class for each id from 0 (background) to 90."""
+"""Ids of the 80 classes in Detectron2's order; torchvision has a class for each id from 0 (background) to 90."""
 
 MOST_CONVS = 16
-"""Of a tower of mmdetection, which counts convolutions where others count layers."""
+"""Of a tower of mmdetection, which numbers convolutions where others number layers."""
 
 FROZEN_BN_EPS = 1e-5
-"""What Detectron2's frozen batch normalization adds to the variance; the original adds nothing."""
+"""Added to the variance by Detectron2's frozen batch normalization, but not by the original's."""
 
 
 def _coco_classes(weight: Tensor) -> Tensor:
-    """(91, ...) -> (80, ...): rows are classes."""
+    """Pick COCO's classes, which are rows: (91, ...) -> (80, ...)."""
     if len(weight) != NUM_TORCHVISION_CLASSES:
         raise UserError(
             f"torchvision's class layer has {len(weight)} rows; only COCO's {NUM_TORCHVISION_CLASSES} ids (0, the "
@@ -39,11 +39,11 @@ def _without_eps(variance: Tensor) -> Tensor:
 
 
 def _resnet(body: str, stem: str, *, variance: Change | None = None) -> tuple[Rule, ...]:
-    """torchvision's names of a ResNet below one prefix, its stem below another one.
+    """Translate torchvision's names of a ResNet.
 
     Args:
-        body, stem: the prefixes.
-        variance: what becomes of the running variances.
+        body, stem: prefixes of the stages and of the stem.
+        variance: applied to the running variances.
     """
     ours = "backbone.bottom_up."
     stages = {"stage": {"1": "2", "2": "3", "3": "4", "4": "5"}}
@@ -64,7 +64,7 @@ def _resnet(body: str, stem: str, *, variance: Change | None = None) -> tuple[Ru
 
 
 def _pyramid(lateral: str, output: str, levels: tuple[str, str, str]) -> tuple[Rule, ...]:
-    """The 1 x 1 and the 3 x 3 convolutions of P3, P4 and P5, and what the source calls these levels."""
+    """Translate the 1 x 1 and the 3 x 3 convolutions of P3, P4 and P5, whose levels the source calls `levels`."""
     words = {"level": dict(zip(levels, ("3", "4", "5"), strict=True))}
     return (
         Rename(lateral + ".{part}", "backbone.fpn_lateral{level}.{part}", words),
@@ -73,7 +73,7 @@ def _pyramid(lateral: str, output: str, levels: tuple[str, str, str]) -> tuple[R
 
 
 def _towers(cls_tower: str, bbox_tower: str) -> tuple[Rule, ...]:
-    """Of those that count layers, as here."""
+    """Translate towers whose layers are numbered as here."""
     return (
         Rename(cls_tower + ".{layer}.{part}", "core.head.cls_tower.{layer}.{part}"),
         Rename(bbox_tower + ".{layer}.{part}", "core.head.bbox_tower.{layer}.{part}"),
@@ -81,7 +81,7 @@ def _towers(cls_tower: str, bbox_tower: str) -> tuple[Rule, ...]:
 
 
 def _tower_of_modules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Of mmdetection: a convolution, its normalization and its ReLU are one module there and three layers here."""
+    """Translate a tower of mmdetection, where a convolution, its norm and its ReLU are one module instead of three."""
     convs = {str(number): str(3 * number) for number in range(MOST_CONVS)}
     norms = {str(number): str(3 * number + 1) for number in range(MOST_CONVS)}
     return (
@@ -91,10 +91,11 @@ def _tower_of_modules(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 def _predictors(cls_logits: str, bbox_pred: str, centerness: str, *, classes: Change | None = None) -> tuple[Rule, ...]:
-    """
+    """Translate the last layers.
+
     Args:
         cls_logits, bbox_pred, centerness: the source's names.
-        classes: what becomes of the layer whose rows are classes.
+        classes: applied to the layer whose rows are classes.
     """
     return (
         Rename(cls_logits + ".{part}", "core.head.cls_logits.{part}", change=classes),
@@ -143,7 +144,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         *_resnet("backbone.body.", "backbone.body."),
         COUNTER,
         *_pyramid("backbone.fpn.inner_blocks.{level}.0", "backbone.fpn.layer_blocks.{level}.0", ("0", "1", "2")),
-        # Of files from before its pyramid could have normalizations.
+        # Files from before its pyramid could have normalizations.
         *_pyramid("backbone.fpn.inner_blocks.{level}", "backbone.fpn.layer_blocks.{level}", ("0", "1", "2")),
         Rename("backbone.fpn.extra_blocks.p{level}.{part}", "backbone.top_block.p{level}.{part}"),
         *_towers("head.classification_head.conv", "head.regression_head.conv"),
@@ -156,7 +157,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "detectron2": (
         *DETECTRON2_BACKBONE,
-        Drop("anchor_generator.cell_anchors.{level}", "the squares that stand for locations there"),
+        Drop("anchor_generator.cell_anchors.{level}", "the anchors that stand for locations there"),
         *_towers("head.cls_subnet", "head.bbox_subnet"),
         *_predictors("head.cls_score", "head.bbox_pred", "head.ctrness"),
     ),
@@ -187,4 +188,4 @@ OWN_RULES: tuple[Rule, ...] = (
     Drop("roi_heads.{module}", "RoI heads, which neither the one-stage role nor the proposal generator has"),
     keep("{module}"),
 )
-"""Of this package's checkpoints; the roles differ by a prefix, which is not among these."""
+"""For this package's checkpoints; `RENAMES` translates the prefix in which the roles differ."""

@@ -1,13 +1,12 @@
 """The quick-start data set "digits" on disk: scenes of `digits_scene` as jpg files with a COCO-format json."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ...errors import UserError
+from ...errors import UserError, write_whole
 from .scene import HEIGHT, SPLITS, WIDTH, Split, make_scene
 from .shapes import KEYPOINTS, keypoints_of, polygon_of
 
@@ -93,9 +92,8 @@ def _write_split(folder: Path, split: Split, num_images: int, seed: int, progres
             for category_id, name in enumerate(CATEGORIES, start=1)
         ],
     }
-    unfinished = json_path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(unfinished, json_path)
+    with write_whole(json_path) as file:
+        file.write(json.dumps(content).encode())
 
 
 def generate_digits(folder: Path, *, num_train: int = 800, num_val: int = 150, seed: int = 0) -> DigitsFolder:

@@ -1,4 +1,4 @@
-"""The pyramids that Detectron2 has no builder for: P6/P7 grown from P5, other networks than ResNets below the FPN."""
+"""Builders of pyramids that Detectron2 lacks: P6/P7 from P5, and FPNs on networks other than ResNets."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -7,21 +7,22 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import nn
 
 from ...errors import UserError
+from .. import keys
 from .timm import TimmBackbone
 from .torchvision import TorchvisionBackbone
 
 
 @BACKBONE_REGISTRY.register()
 def build_p5_p67_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet, P3–P5 from `MODEL.FPN.IN_FEATURES` (res3–res5), P6 and P7 from P5: the pyramid of FCOS."""
+    """Build FCOS's pyramid on a ResNet: P3–P5 from `MODEL.FPN.IN_FEATURES` (res3–res5), P6 and P7 from P5."""
     return _fpn_p67(cfg, build_resnet_backbone(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_p2_p67_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ResNet, P2–P5 from `MODEL.FPN.IN_FEATURES` (res2–res5), P6 and P7 from P5.
+    """Build P2–P7 on a ResNet: P2–P5 from `MODEL.FPN.IN_FEATURES` (res2–res5), P6 and P7 from P5.
 
-    FCOSRPN can so run on P3–P7 while RoI heads pool from P2–P5, as they do in Detectron2.
+    FCOSRPN then runs on P3–P7 while RoI heads pool from P2–P5, as they do in Detectron2.
     """
     if cfg.MODEL.FPN.IN_FEATURES[0] != "res2":
         raise UserError(
@@ -33,9 +34,9 @@ def build_p2_p67_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
 
 @BACKBONE_REGISTRY.register()
 def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Any torchvision classification network under an FPN with P6 and P7 from P5; keys in `MODEL.TORCHVISION`.
+    """Build an FPN with P6 and P7 from P5 on any torchvision classification network; keys in `MODEL.TORCHVISION`.
 
-    Weights load through `MODEL.WEIGHTS`. They want RGB: `INPUT.FORMAT "RGB"`, `MODEL.PIXEL_MEAN
+    Weights load through `MODEL.WEIGHTS`. They need RGB: `INPUT.FORMAT "RGB"`, `MODEL.PIXEL_MEAN
     [123.675, 116.28, 103.53]`, `MODEL.PIXEL_STD [58.395, 57.12, 57.375]`.
     """
     return _fpn_p67(cfg, _torchvision_backbone(cfg))
@@ -43,15 +44,15 @@ def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_torchvision_p6_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The same with P6 as every second cell of P5 and no P7: P2–P6 as Detectron2's R-CNNs have it."""
+    """Build an FPN on a torchvision network with P6 as every second cell of P5 and no P7, as in Detectron2's R-CNNs."""
     return _fpn(cfg, _torchvision_backbone(cfg), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Any of timm's networks with maps of the strides asked for, P6 and P7 from P5; keys in `MODEL.TIMM`.
+    """Build an FPN with P6 and P7 from P5 on any timm network with maps of the wanted strides; keys in `MODEL.TIMM`.
 
-    Weights load through `MODEL.WEIGHTS` and want RGB. Mean and deviation are 255 x those of
+    Weights load through `MODEL.WEIGHTS` and need RGB. Mean and deviation are 255 x those of
     `timm.get_pretrained_cfg(NAME)`, mostly the ones above.
     """
     return _fpn_p67(cfg, _timm_backbone(cfg))
@@ -59,26 +60,17 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_p6_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The same with P6 as every second cell of P5 and no P7: P2–P6 as Detectron2's R-CNNs have it."""
+    """Build an FPN on a timm network with P6 as every second cell of P5 and no P7, as in Detectron2's R-CNNs."""
     return _fpn(cfg, _timm_backbone(cfg), LastLevelMaxPool())
 
 
 def _torchvision_backbone(cfg: CfgNode) -> Backbone:
-    return TorchvisionBackbone(
-        cfg.MODEL.TORCHVISION.NAME,
-        nodes=dict(zip(["res2", "res3", "res4", "res5"], cfg.MODEL.TORCHVISION.NODES, strict=False)),
-        norm=cfg.MODEL.TORCHVISION.NORM,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
+    nodes = dict(zip(["res2", "res3", "res4", "res5"], cfg.MODEL.TORCHVISION.NODES, strict=False))
+    return keys.build(TorchvisionBackbone, cfg, keys.TORCHVISION, nodes=nodes)
 
 
 def _timm_backbone(cfg: CfgNode) -> Backbone:
-    return TimmBackbone(
-        cfg.MODEL.TIMM.NAME,
-        stages=cfg.MODEL.FPN.IN_FEATURES,
-        norm=cfg.MODEL.TIMM.NORM,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
+    return keys.build(TimmBackbone, cfg, keys.TIMM)
 
 
 def _fpn_p67(cfg: CfgNode, bottom_up: Backbone) -> FPN:

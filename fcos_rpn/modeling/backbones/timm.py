@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ...errors import UserError, install_hint, require_one_of
+from ...errors import ArgumentError, UserError, install_hint, require_one_of
 from .probe import NORMS, STAGES, probing, stride_of
 
 
@@ -26,29 +26,31 @@ class TimmBackbone(Backbone):
         """
         Args:
             name: as in `timm.list_models()`; a tag of weights, as in "resnet18.a1_in1k", changes nothing.
-            stages: those of res2–res5 that are wanted; each is the last map of its stride. What none of them depends
-                on does not train.
+            stages: those of res2–res5 to return; each is the last map of its stride. Parameters that none of them
+                depends on do not train.
             norm: one of `NORMS`.
-            freeze_at: 1 freezes all that the map of stride 2 depends on, k > 1 all that res<k> does; 0 nothing.
+            freeze_at: 1 freezes the parameters that the map of stride 2 depends on, k > 1 those of res<k>; 0 none.
 
         Raises:
-            UserError: if timm is missing, on an unknown name or norm, if there is no map of a stride, and if what is to
-                be frozen cannot be told from the rest, as in an HRNet.
+            UserError: if timm is missing.
+            ArgumentError: on an unknown name or norm, if a stride has no map, or if the parameters to freeze are most
+                of the network, as in an HRNet.
         """
         super().__init__()
-        require_one_of("MODEL.TIMM.NORM", norm, NORMS)
+        require_one_of("norm", norm, NORMS)
         strides = {stage: stride for stride, stage in STAGES.items() if stage != "stem"}
         for stage in stages:
-            require_one_of("MODEL.FPN.IN_FEATURES", stage, strides)
+            require_one_of("stages", stage, strides)
         network = _create_timm_network(name)
-        with probing("MODEL.TIMM.NAME", name, network) as image:
+        with probing(name, network) as image:
             maps = network.forward_intermediates(image, output_fmt="NCHW", intermediates_only=True)
         positions = {STAGES[stride_of(found)]: i for i, found in enumerate(maps) if stride_of(found) in STAGES}
         if missing := [stage for stage in stages if stage not in positions]:
             given = [f"{stride} ({stage})" for stage, stride in strides.items() if stage in positions]
-            raise UserError(
-                f"MODEL.TIMM.NAME: {name} has no (N, C, H, W) map of stride {strides[missing[0]]} for {missing[0]}, "
-                f"which MODEL.FPN.IN_FEATURES asks for; it has strides {', '.join(given) or 'of none of them'}"
+            raise ArgumentError(
+                "stages",
+                f"has {missing[0]}, but {name} has no (N, C, H, W) map of stride {strides[missing[0]]}; it has strides "
+                f"{', '.join(given) or 'of none of them'}",
             )
 
         self._out_features = [stage for stage in positions if stage in stages]
@@ -60,12 +62,13 @@ class TimmBackbone(Backbone):
         if freeze_at > 0:
             last = "stem" if freeze_at == 1 else f"res{freeze_at}"
             if last not in positions:
-                raise UserError(f"MODEL.BACKBONE.FREEZE_AT: this network has no {last} to freeze")
+                raise ArgumentError("freeze_at", f"is {freeze_at}, but {name} has no {last} to freeze")
             frozen = _parameters_behind([maps[positions[last]]], network)
             if not frozen <= _parameters_behind(maps[-1:], network):
-                raise UserError(
-                    f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {last} of {name} has branches of all strides behind it, so "
-                    "nearly all of the network would be frozen; set 0 or 1"
+                raise ArgumentError(
+                    "freeze_at",
+                    f"is {freeze_at}, but {last} of {name} depends on branches of all strides, so nearly all of the "
+                    "network would be frozen; set 0 or 1",
                 )
             trained -= frozen
         for parameter in network.parameters():
@@ -82,20 +85,20 @@ class TimmBackbone(Backbone):
 
 
 def _create_timm_network(name: str) -> Any:
-    """With random weights."""
+    """Create an untrained timm network."""
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError(f"MODEL.TIMM needs timm, which is not installed: {install_hint('timm')}") from error
-    if not timm.is_model(name):  # so much for the names of hubs, too, from which timm would download
+        raise UserError(f"TimmBackbone needs timm, which is not installed: {install_hint('timm')}") from error
+    if not timm.is_model(name):  # excludes the names of hubs, from which timm would download
         similar = difflib.get_close_matches(name, timm.list_models(), n=5)
         hint = f"Similar names: {', '.join(similar)}" if similar else "timm.list_models() lists those it has"
-        raise UserError(f"MODEL.TIMM.NAME: timm has no network {name!r}. {hint}")
+        raise ArgumentError("name", f"{name!r} is no network of timm. {hint}")
     return timm.create_model(name, pretrained=False)
 
 
 def _parameters_behind(maps: Sequence[Tensor], network: nn.Module) -> set[nn.Parameter]:
-    """Those that the maps depend on, and that train."""
+    """Return the training parameters that the maps depend on."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad([found.sum() for found in maps], parameters, retain_graph=True, allow_unused=True)
     return {parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None}

@@ -7,15 +7,15 @@ import torch
 import torchvision
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from ...errors import UserError, require_one_of
+from ...errors import ArgumentError, require_one_of
 from .probe import NORMS, STAGES, probing, stride_of
 
 
 class _Map(NamedTuple):
-    """What a module of a network gives: a map of a stride in pixels, or, with stride 0, something else."""
+    """The output of a module: a map of a stride in pixels; stride 0 is any other output."""
 
     module: str
     stride: int
@@ -34,21 +34,19 @@ class TorchvisionBackbone(Backbone):
         """
         Args:
             name: as in `torchvision.models.list_models()`.
-            nodes: module that gives each of res2–res5; where none is named, the last block of that stride.
+            nodes: the module that gives each of res2–res5; by default the last block of that stride.
             norm: "FrozenBN" turns batch normalizations into constants, "BN" trains them.
             freeze_at: as Detectron2's FREEZE_AT: 1 freezes what comes before stride 4, k > 1 all up to and
                 including res<k>; 0 nothing.
 
         Raises:
-            UserError: on an unknown name or norm, and if a node does not give a map of its stride; lists what would.
+            ArgumentError: on an unknown name or norm, or if no module gives a map of a stride; lists those that do.
         """
         super().__init__()
-        if name not in torchvision.models.list_models(torchvision.models):
-            known = ", ".join(torchvision.models.list_models(torchvision.models))
-            raise UserError(
-                f"MODEL.TORCHVISION.NAME: torchvision has no classification network {name!r}. Known: {known}"
-            )
-        require_one_of("MODEL.TORCHVISION.NORM", norm, NORMS)
+        known = torchvision.models.list_models(torchvision.models)
+        if name not in known:
+            raise ArgumentError("name", f"{name!r} is no classification network of torchvision: {', '.join(known)}")
+        require_one_of("norm", norm, NORMS)
         network = torchvision.models.get_model(name, weights=None)
         maps = _probe(name, network)
         stages = _choose_stages(name, maps, nodes or {})
@@ -57,10 +55,13 @@ class TorchvisionBackbone(Backbone):
         self._out_feature_strides = {stage: stages[stage].stride for stage in self._out_features}
         self._out_feature_channels = {stage: stages[stage].channels for stage in self._out_features}
 
-        body = create_feature_extractor(network, {stages[stage].module: stage for stage in self._out_features})
+        traced = create_feature_extractor(network, {stages[stage].module: stage for stage in self._out_features})
+        # One graph for both modes: torchvision's pair of graphs cannot be pickled, and its copies forget their mode.
+        # What differs between the modes is in modules, such as dropout, but for auxiliary classifiers.
+        body = fx.GraphModule(traced, traced.eval_graph)
         if freeze_at > 0:
-            _freeze_until(body, maps, stages, "stem" if freeze_at == 1 else f"res{freeze_at}")
-        # Only now: the tracer of the feature extractor does not look into Detectron2's layer.
+            _freeze_until(body, maps, stages, freeze_at)
+        # Converted last: the tracer of the feature extractor cannot trace Detectron2's layer.
         self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(body) if norm == "FrozenBN" else body
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ class TorchvisionBackbone(Backbone):
 
 
 def _probe(name: str, network: nn.Module) -> list[_Map]:
-    """Run the network once; what its modules give, in the order in which they finish."""
+    """Run the network once and return the outputs of its modules, in the order in which they finish."""
     maps: list[_Map] = []
 
     def record(module: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -80,7 +81,7 @@ def _probe(name: str, network: nn.Module) -> list[_Map]:
         return hook
 
     hooks = [module.register_forward_hook(record(path)) for path, module in network.named_modules() if path]
-    with torch.no_grad(), probing("MODEL.TORCHVISION.NAME", name, network) as image:
+    with torch.no_grad(), probing(name, network) as image:
         network(image)
     for handle in hooks:
         handle.remove()
@@ -88,7 +89,7 @@ def _probe(name: str, network: nn.Module) -> list[_Map]:
 
 
 def _choose_stages(name: str, maps: list[_Map], wanted: Mapping[str, str]) -> dict[str, _Map]:
-    """A map for each stage: the wanted one, or the last of the outermost modules that give its stride."""
+    """Choose a map for each stage: the wanted one, or the last of the outermost modules that give its stride."""
     stages = {}
     for stride, stage in STAGES.items():
         candidates = [found for found in maps if found.stride == stride]
@@ -101,18 +102,20 @@ def _choose_stages(name: str, maps: list[_Map], wanted: Mapping[str, str]) -> di
                 f"  {s} (stride {stride}): {', '.join(m.module for m in maps if m.stride == stride) or 'none'}"
                 for stride, s in STAGES.items()
             )
-            which = f"no module {wanted[stage]!r}" if stage in wanted else "no module"
-            raise UserError(
-                f"MODEL.TORCHVISION: {name} has {which} that gives an (N, C, H, W) map of stride {stride} for {stage}. "
-                f"Modules that give maps:\n{listing}"
+            which = f"{wanted[stage]!r} does not" if stage in wanted else "none does"
+            raise ArgumentError(
+                "nodes",
+                f"must be modules of {name} that give (N, C, H, W) maps; for {stage} (stride {stride}) {which}. "
+                f"Modules that give maps:\n{listing}",
             )
     return stages
 
 
-def _freeze_until(body: nn.Module, maps: list[_Map], stages: Mapping[str, _Map], last: str) -> None:
-    """Stop the gradients of all modules that finish before the last frozen stage, and of its own."""
+def _freeze_until(body: nn.Module, maps: list[_Map], stages: Mapping[str, _Map], freeze_at: int) -> None:
+    """Stop the gradients of all modules that finish up to the end of the last frozen stage."""
+    last = "stem" if freeze_at == 1 else f"res{freeze_at}"
     if last not in stages:
-        raise UserError(f"MODEL.BACKBONE.FREEZE_AT: this network has no {last} to freeze")
+        raise ArgumentError("freeze_at", f"is {freeze_at}, but this network has no {last} to freeze")
     modules = dict(body.named_modules())
     for found in maps[: maps.index(stages[last]) + 1]:
         if found.module in modules:

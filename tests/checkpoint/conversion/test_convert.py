@@ -80,8 +80,8 @@ def test_pixel_statistics_in_the_file_go_into_the_config():
     weights["pixel_std"] = torch.tensor([57.375, 57.12, 58.395]).view(3, 1, 1)
     converted = convert_state_dict(weights, source="adelaidet", target="FCOS")
     assert converted.settings["MODEL.PIXEL_STD"] == [57.375, 57.12, 58.395]
-    assert {"MODEL.PIXEL_STD", "MODEL.PIXEL_MEAN", "MODEL.RESNETS.DEPTH"} <= converted.told
-    assert "MODEL.FCOS.CENTERNESS" not in converted.told
+    assert {"MODEL.PIXEL_STD", "MODEL.PIXEL_MEAN", "MODEL.RESNETS.DEPTH"} <= converted.read_from_weights
+    assert "MODEL.FCOS.CENTERNESS" not in converted.read_from_weights
 
 
 def test_to_fcosrpn_the_class_layer_starts_anew():
@@ -178,14 +178,19 @@ def resnext(**changed):
 @pytest.mark.parametrize(
     ("weights", "source", "options", "message"),
     [
-        (original(), "original", {}, r"do not tell .* give --recipe plain \(BBOX_ACTIVATION exp, CENTERNESS cls\) or"),
+        (
+            original(),
+            "original",
+            {},
+            r"recipe cannot be read .* --recipe plain \(BBOX_ACTIVATION exp, CENTERNESS cls\) or",
+        ),
         (original(), "adelaidet", {}, "names that the table does not know"),
         (torchvision(), "torchvision", {"recipe": "plain"}, "recipe of torchvision must be one of 'improved'"),
         (torchvision(), "tensorflow", {}, "source must be one of"),
         (torchvision(), "torchvision", {"target": "RPN"}, "target must be one of 'FCOS', 'FCOSRPN'"),
-        (torchvision(), "torchvision", {"cfg": get_cfg()}, "a config is for source fcos_rpn only"),
+        (torchvision(), "torchvision", {"cfg": get_cfg()}, "only source fcos_rpn takes a config"),
         (torchvision(), "torchvision", {"overrides": ["MODEL.FCOS.NORMS", "GN"]}, "no config key MODEL.FCOS.NORMS"),
-        ({**torchvision(), "epoch": 3}, "torchvision", {}, "epoch of the checkpoint is no weight"),
+        ({**torchvision(), "epoch": 3}, "torchvision", {}, "not a weight: epoch of the checkpoint"),
         ({}, "fcos_rpn", {}, "needs the config"),
         ({}, "fcos_rpn", {"cfg": get_cfg()}, "the config has neither FCOS nor FCOSRPN"),
         (resnext(), "mmdetection", {"recipe": "plain"}, r"is a ResNeXt.* add MODEL\.PIXEL_MEAN"),
@@ -213,13 +218,14 @@ def test_what_does_not_fit_is_listed(key, value, message):
         convert_state_dict(weights, source="detectron2", target="FCOS")
 
 
-def test_own_detector_becomes_a_proposal_generator_as_it_does_when_it_is_loaded():
+def test_own_detector_becomes_a_proposal_generator_as_it_does_when_it_is_loaded(tmp_path):
     detector = built(tiny_config())
     converted = convert_state_dict(detector.state_dict(), source="fcos_rpn", target="FCOSRPN", cfg=tiny_config())
     cfg = tiny_config("ProposalNetwork")
     cfg.MODEL.FPN.IN_FEATURES = tiny_config().MODEL.FPN.IN_FEATURES
     loaded, network = built(cfg, seed=1), built(cfg, seed=2)
-    FCOSCheckpointer(loaded, reset_class_layers=True)._load_model({"model": detector.state_dict()})
+    torch.save(detector.state_dict(), tmp_path / "detector.pth")
+    FCOSCheckpointer(loaded, reset_class_layers=True).load(str(tmp_path / "detector.pth"))
     network.load_state_dict(converted.weights)
     layer = {f"{PREFIX}core.head.cls_logits.{part}" for part in ("weight", "bias")}
     assert converted.filled.keys() == layer

@@ -46,7 +46,7 @@ def test_numbers_are_stacked_by_level_and_not_by_their_order_in_the_file(shape):
 
 def test_a_level_that_is_missing_is_an_error():
     weights = {"scales.0.scale": ONE, "scales.2.scale": ONE}
-    with pytest.raises(UserError, match=r"has only scales\.0\.scale, scales\.2\.scale"):
+    with pytest.raises(UserError, match=r"has only the levels scales\.0\.scale, scales\.2\.scale"):
         apply_rules(weights, [Stack("scales.{level}.scale", "scales")])
 
 

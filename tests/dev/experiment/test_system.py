@@ -47,26 +47,18 @@ def test_the_one_stage_role_scales_its_own_levels(make_experiment):
 
 
 def test_overrides_make_another_system():
-    system = System("two", "evidence/fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONVS", 2, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]])
+    system = System("two", "fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONVS", 2, "MODEL.RPN.IN_FEATURES", ["p2", "p3"]])
     cfg = system.read_config()
     assert (cfg.MODEL.FCOS.NUM_CONVS, cfg.MODEL.RPN.IN_FEATURES) == (2, ["p2", "p3"])
     with pytest.raises(UserError, match="there is no config key MODEL"):
-        System("typo", "evidence/fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONV", 2]).read_config()
+        System("typo", "fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONV", 2]).read_config()
 
 
-@pytest.mark.parametrize(
-    ("option", "expected"),
-    [
-        ("--evaluations", "give 1 or more"),
-        ("--batch", "an iteration needs 1 image or more"),
-        ("--fold-part", "give 1 (all of them) or more"),
-        ("--iterations", "a run needs 1 or more"),
-    ],
-)
-def test_too_few_are_refused(option, expected, capsys):
+@pytest.mark.parametrize("option", ["--evaluations", "--batch", "--fold-part", "--iterations"])
+def test_too_few_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         parse(option, "0")
-    assert expected in capsys.readouterr().err
+    assert f"argument {option}: 0 is not 1 or more" in capsys.readouterr().err
 
 
 def parse(*given):
@@ -77,16 +69,10 @@ def parse(*given):
 
 def test_arguments_become_an_experiment(make_experiment):
     fields = vars(make_experiment())
-    in_common = {name: fields[name] for name in ("systems", "trainer", "criterion", "followed", "summarize")}
+    in_common = {name: fields[name] for name in ("systems", "criterion", "followed", "summarize")}
     args = parse("--train", "i", "a.json", "--test", "i", "b.json", "--weights", "w.pth", "--rates", "0.1", "0.2")
     experiment = experiment_from(args, **in_common)
     assert (experiment.train, experiment.test) == (["i", "a.json"], ["i", "b.json"])
     assert (experiment.weights, experiment.rates, str(experiment.output)) == ("w.pth", [0.1, 0.2], "output/x")
     with pytest.raises(UserError, match="--test is missing"):
         experiment_from(parse("--train", "i", "a.json"), **in_common)
-
-
-def test_iterations_that_are_no_number(capsys):
-    with pytest.raises(SystemExit):
-        parse("--iterations", "many")
-    assert "argument --iterations: invalid iterations value: 'many'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""tools/check_memory.py within this process; what it starts is a stand-in for a training that takes no time."""
+"""The command in this process; it starts a stand-in for a training that takes no time."""
 
 import json
 import mmap
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dev.reliability import check_memory as tool
+from dev.reliability import tiny_training
 from fcos_rpn import UserError
 from fcos_rpn.config import read_config
 from fcos_rpn.model_zoo import find_config
@@ -19,7 +20,7 @@ PROCESS = """
 import json, os, sys, time
 output = sys.argv[-1]
 os.makedirs(output, exist_ok=True)
-print("Starting training from iteration 0", flush=True)
+print("Training from iteration 0 to 10", flush=True)
 worker = os.fork()
 if worker == 0:
     time.sleep(60)
@@ -142,7 +143,7 @@ def test_a_growth_worked_out_by_hand():
     assert growth.slope == pytest.approx(100)
     assert growth.start == pytest.approx(127)  # 130 MiB at 30
     assert growth.first == 30
-    with pytest.raises(UserError, match="too little was done to tell a growth"):
+    with pytest.raises(UserError, match="too few samples to measure growth"):
         tool.growth_of(samples[:3])
 
 
@@ -151,7 +152,7 @@ def test_the_command_is_one_that_train_net_understands(tmp_path):
     words = tool.prepare(args)
     train, test = words.index("--train"), words.index("--test")
     assert [len(list(Path(words[index + 1]).iterdir())) for index in (train, test)] == [tool.NUM_TRAINING_PICTURES, 4]
-    cfg = read_config(find_config(tool.TINY_CONFIG), words[test + 3 :])
+    cfg = read_config(find_config(tiny_training.CONFIG), words[test + 3 :])
     assert (cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, cfg.MODEL.FPN.OUT_CHANNELS) == (10_000_000, 0, 64)
 
 
@@ -159,7 +160,7 @@ def test_mistakes(tmp_path):
     (tmp_path / "file").touch()
     for arguments, message in (
         (["--period", "0.0"], "--period above 0"),
-        (["--minutes", "0.0"], "give it some --minutes"),
+        (["--minutes", "0.0"], "give --minutes above 0"),
         (["--output", str(tmp_path)], "is not empty"),
     ):
         with pytest.raises(UserError, match=message):

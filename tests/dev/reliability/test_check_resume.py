@@ -1,4 +1,4 @@
-"""tools/check_resume.py within this process; what it starts is a stand-in for a training that takes no time."""
+"""The command in this process; it starts a stand-in for a training that takes no time."""
 
 import contextlib
 import random
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dev.reliability import check_resume as tool
+from dev.reliability import tiny_training
 from fcos_rpn import UserError
 from fcos_rpn.config import read_config
 from fcos_rpn.data import load_annotations
@@ -23,7 +24,7 @@ for name in os.listdir(output):
     if name.endswith(".partial"):
         os.remove(f"{output}/{name}")
 count = int(open(f"{output}/last_checkpoint").read()) if os.path.exists(f"{output}/last_checkpoint") else 0
-print("Starting training from iteration", count, flush=True)
+print("Training from iteration", count, "to 8", flush=True)
 for count in range(count, 8):
     time.sleep(0.02)
     if count == 5 and FAIL:
@@ -99,11 +100,11 @@ def test_the_tiny_training_has_data_and_settings(tmp_path):
     args = tool.build_argument_parser().parse_args(["--output", str(tmp_path / "output"), "SOLVER.MAX_ITER", "7"])
     words = tool.prepare(args)
     overrides = words[words.index("--train") + 3 :]
-    cfg = read_config(find_config(tool.TINY_CONFIG), overrides)
+    cfg = read_config(find_config(tiny_training.CONFIG), overrides)
     assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.MODEL.FPN.OUT_CHANNELS) == (1, 7, 64)
     images, json_file = words[words.index("--train") + 1 : words.index("--train") + 3]
     assert not load_annotations(Path(json_file), Path(images)).is_changed
-    assert len(list(Path(images).iterdir())) == tool.NUM_PICTURES
+    assert len(list(Path(images).iterdir())) == tiny_training.NUM_PICTURES
 
 
 def test_mistakes(tmp_path):

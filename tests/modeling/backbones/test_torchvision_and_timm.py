@@ -1,3 +1,5 @@
+import copy
+import pickle
 import sys
 from typing import Any
 
@@ -35,6 +37,16 @@ def test_torchvision_networks(name, channels):
         assert feature.shape == (1, shapes[stage].channels, 64 // stride, 96 // stride)
 
 
+@pytest.mark.parametrize("is_training", [False, True])
+def test_copies_keep_their_mode_and_their_results(is_training):
+    backbone = TorchvisionBackbone("googlenet", norm="BN").train(is_training)  # has other outputs in training
+    x = torch.rand(2, 3, 64, 64)
+    for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert {module.training for module in other.modules()} == {is_training}
+        assert other.state_dict().keys() == backbone.state_dict().keys()
+        assert torch.equal(other(x)["res5"], backbone(x)["res5"])
+
+
 def test_nodes_may_be_named():
     backbone = TorchvisionBackbone("mobilenet_v2", nodes={"res5": "features.17"})
     assert backbone.output_shape()["res5"].channels == 320
@@ -43,17 +55,26 @@ def test_nodes_may_be_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mobilenet"}, r"no classification network 'mobilenet'. Known: .*mobilenet_v2"),
-        ({"name": "vit_b_16"}, "vit_b_16 does not run on images of any size"),
-        ({"name": "swin_t"}, r"swin_t has no module that gives an \(N, C, H, W\) map of stride 8"),
-        ({"name": "resnet18", "nodes": {"res3": "layer3"}}, r"no module 'layer3' .* stride 8 for res3[\s\S]*layer2"),
-        ({"name": "resnet18", "norm": "GN"}, "NORM must be one of 'FrozenBN', 'BN', not 'GN'"),
-        ({"name": "resnet18", "freeze_at": 7}, "FREEZE_AT: this network has no res7"),
+        ({"name": "mobilenet"}, "name 'mobilenet' is no classification network of torchvision: .*mobilenet_v2"),
+        ({"name": "vit_b_16"}, "name 'vit_b_16' is a network for images of one size"),
+        ({"name": "swin_t"}, r"nodes must be modules of swin_t that give .* maps; for res3 \(stride 8\) none does"),
+        ({"name": "resnet18", "nodes": {"res3": "layer3"}}, r"for res3 \(stride 8\) 'layer3' does not[\s\S]*layer2"),
+        ({"name": "resnet18", "norm": "GN"}, "norm must be one of 'FrozenBN', 'BN', not 'GN'"),
+        ({"name": "resnet18", "freeze_at": 7}, "freeze_at is 7, but this network has no res7"),
     ],
 )
 def test_unfit_networks_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         TorchvisionBackbone(**arguments)
+
+
+@pytest.mark.parametrize(("library", "key"), [("torchvision", "TORCHVISION"), ("timm", "TIMM")])
+def test_messages_name_the_key_of_the_argument(library, key):
+    cfg = tiny_config()
+    cfg.MODEL.BACKBONE.NAME = f"build_{library}_fpn_backbone"
+    cfg.MODEL[key].NAME = "mine"
+    with pytest.raises(UserError, match=rf"^MODEL\.{key}\.NAME: name 'mine' is no"):
+        build_model(cfg)
 
 
 def test_norm():
@@ -141,14 +162,17 @@ def intermediates(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet_18"}, r"timm has no network 'resnet_18'\. Similar names: .*resnet18"),
-        ({"name": "hf-hub:timm/resnet18"}, "timm has no network 'hf-hub:timm/resnet18'"),
-        ({"name": "deit_tiny_patch16_224"}, "deit_tiny_patch16_224 does not run on images of any size"),
-        ({"name": "test_vit"}, r"test_vit has no .* map of stride 8 for res3, .* it has strides 16 \(res4\)"),
-        ({"name": "test_convnext", "stages": ["res2", "p3"]}, "IN_FEATURES must be one of 'res2', .*, not 'p3'"),
-        ({"name": "test_resnet", "norm": "GN"}, "MODEL.TIMM.NORM must be one of 'FrozenBN', 'BN', not 'GN'"),
-        ({"name": "test_convnext", "freeze_at": 1}, "FREEZE_AT: this network has no stem"),
-        ({"name": "hrnet_w18_small", "freeze_at": 2}, "FREEZE_AT 2: res2 of hrnet_w18_small has branches of all"),
+        ({"name": "resnet_18"}, r"name 'resnet_18' is no network of timm\. Similar names: .*resnet18"),
+        ({"name": "hf-hub:timm/resnet18"}, "name 'hf-hub:timm/resnet18' is no network of timm"),
+        ({"name": "deit_tiny_patch16_224"}, "name 'deit_tiny_patch16_224' is a network for images of one size"),
+        ({"name": "test_vit"}, r"stages has res3, but test_vit has no .* map of stride 8; it has strides 16 \(res4\)"),
+        ({"name": "test_convnext", "stages": ["res2", "p3"]}, "stages must be one of 'res2', .*, not 'p3'"),
+        ({"name": "test_resnet", "norm": "GN"}, "norm must be one of 'FrozenBN', 'BN', not 'GN'"),
+        ({"name": "test_convnext", "freeze_at": 1}, "freeze_at is 1, but test_convnext has no stem"),
+        (
+            {"name": "hrnet_w18_small", "freeze_at": 2},
+            "freeze_at is 2, but res2 of hrnet_w18_small depends on branches of all",
+        ),
     ],
 )
 def test_unfit_networks_of_timm_are_named(arguments, message):

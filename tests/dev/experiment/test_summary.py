@@ -3,7 +3,7 @@ import json
 import pytest
 
 from dev.experiment import by_system, mean_and_spread, read_results
-from dev.experiment.run_files import figures_by_iteration
+from dev.experiment.summary import figures_by_iteration
 from fcos_rpn import UserError
 
 

@@ -1,4 +1,4 @@
-"""Reading what runs have left, and what they say together."""
+"""Read the results of runs; mean and spread over seeds."""
 
 import json
 import statistics
@@ -10,7 +10,7 @@ from fcos_rpn.errors import UserError
 
 
 def by_system(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of a comparing tool's results.json by the name of their system."""
+    """Group the runs of a comparison's results.json by the name of their system."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in results["runs"]:
         runs.setdefault(run["system"], []).append(run)
@@ -18,7 +18,7 @@ def by_system(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """`42.0 ± 2.8`: mean and sample deviation, the latter if there is more than one value."""
+    """Format as `42.0 ± 2.8`: the mean and, if there is more than one value, the sample deviation."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
@@ -27,7 +27,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def figures_by_iteration(
     metrics: Path, max_iter: int, task: str, figures: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Figures of a task by iteration, from Detectron2's log, to which an interrupted and resumed run appends."""
+    """Read figures of a task by iteration from Detectron2's log, to which a resumed run appends."""
     lines = (json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines())
     return {
         # Iterations count from 0, but the evaluation after the last one is logged under the next number.
@@ -40,11 +40,11 @@ def figures_by_iteration(
 def read_results(file: Path) -> dict[str, Any]:
     """
     Raises:
-        UserError: if the file is not the results.json of a comparing tool.
+        UserError: if the file is not the results.json of a comparison.
     """
     results = read_json(file)
     if not isinstance(results, dict) or not {"rates", "runs"} <= results.keys():
-        raise UserError(f"{file} is of another kind: this tool's results.json lies in --output, not in a run's folder")
+        raise UserError(f"{file} is of another kind: give the results.json of --output, not that of a run's folder")
     return results
 
 

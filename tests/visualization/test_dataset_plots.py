@@ -5,7 +5,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from fcos_rpn.visualization import draw_annotations, plot_boxes, tile
-from fcos_rpn.visualization.boxes_plot import MAX_CLASSES
+from fcos_rpn.visualization.dataset_plots import MAX_CLASSES
 
 RED, BLUE = (255, 77, 94), (47, 155, 255)  # the palette's first two
 
@@ -31,7 +31,7 @@ def test_boxes_have_the_color_of_their_class():
 
 
 def test_crowded_images_have_no_labels(monkeypatch):
-    monkeypatch.setattr("fcos_rpn.visualization.boxes_plot.MAX_LABELED_BOXES", 1)
+    monkeypatch.setattr("fcos_rpn.visualization.dataset_plots.MAX_LABELED_BOXES", 1)
     image = np.full((60, 60, 3), 128, dtype=np.uint8)
     drawn = [
         draw_annotations(image, torch.tensor([[9.0, 9, 50, 50]] * number), [0] * number, ["cat"], title="")

@@ -1,8 +1,8 @@
-"""The settings that go with each implementation's weights and that no weight tells.
+"""The settings that go with each implementation's weights and cannot be read from them.
 
-Boxes, at every location: the original and mmdetection have two recipes whose weights have the same names and shapes,
-exp(s·x) in pixels and ReLU(s·x) in strides, s a factor of each level; AdelaiDet has only the latter, Detectron2 and
-torchvision have it without the factor.
+The original and mmdetection have two recipes whose weights have the same names and shapes: distances are exp(s·x) in
+pixels or ReLU(s·x) in strides, with a factor s of each level. AdelaiDet has only the latter; Detectron2 and torchvision
+have it without the factor.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ FUSED_THRESHOLD = {
     "MODEL.FCOS.SCORE_THRESH_TEST": 0.2,
     "MODEL.FCOS.THRESH_ON": "fused",
 }
-"""Detectron2's and torchvision's, which also do not weight the box loss."""
+"""Of Detectron2 and torchvision, which do not weight the box loss either."""
 
 SETTINGS = {
     "original": {**COMMON, **MSRA_RESNET, **CAFFE_MEAN},
@@ -90,7 +90,7 @@ SETTINGS = {
     "detectron2": {**COMMON, **MSRA_RESNET, **DETECTRON2_MEAN, **FUSED_THRESHOLD},
     "mmdetection": {**COMMON, **MSRA_RESNET, "MODEL.FCOS.SCORE_FUSION": "product"},
 }
-"""Source -> config key -> value, of all that it trains."""
+"""Source -> config key -> value, whatever the recipe."""
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "original": {"plain": PLAIN, "improved": IMPROVED},

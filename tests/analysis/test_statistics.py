@@ -8,7 +8,7 @@ from fcos_rpn import UserError, model_zoo
 from fcos_rpn.analysis import analyze, read_boxes
 from fcos_rpn.analysis.anchors import AnchorSampler
 from fcos_rpn.analysis.assignment import LocationSampler
-from fcos_rpn.analysis.figures import build_sampler
+from fcos_rpn.analysis.statistics import build_sampler
 from tests import naive
 from tests.tiny import tiny_config
 

@@ -7,10 +7,9 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from fcos_rpn import FCOSAssigner, compute_locations
-from fcos_rpn.analysis.origins import (
+from fcos_rpn.analysis.box_origins import (
     BoxOrigins,
     ambiguous_shares,
-    fcos_of,
     find_with_origins,
     rank_correlation,
     trace_origins,
@@ -133,6 +132,5 @@ def test_an_fcos_rpns_proposals_come_with_their_origins(architecture):
 
 
 def test_models_without_fcos():
-    assert fcos_of(nn.Linear(1, 1)) is None
     with pytest.raises(ValueError, match="Linear has neither"):
         find_with_origins(nn.Linear(1, 1), [], limit=1)

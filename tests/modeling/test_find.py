@@ -1,0 +1,23 @@
+import pytest
+from detectron2.modeling import build_model
+from torch import nn
+
+from fcos_rpn.modeling.find import find_fcos
+from tests.tiny import tiny_config
+
+
+@pytest.mark.parametrize("architecture", ["FCOS", "ProposalNetwork"])
+def test_finds_core_and_test_time_selection_of_both_roles(architecture):
+    model = build_model(tiny_config(architecture))
+    part = model if architecture == "FCOS" else model.proposal_generator
+    core, postprocessor = find_fcos(model)
+    assert core is part.core
+    assert postprocessor is (part.postprocessor if architecture == "FCOS" else part.test_postprocessor)
+
+
+def test_other_models_have_none():
+    cfg = tiny_config("ProposalNetwork")
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    assert find_fcos(build_model(cfg)) is None
+    assert find_fcos(nn.Linear(1, 1)) is None
