@@ -332,7 +332,7 @@ def _odd_boxes(annotations: Sequence[Entry], images: Mapping[Any, Entry]) -> Ite
         )
         yield Finding("error", "normalised boxes", "", text)
     num_outside = int((ends > limits + EDGE_TOLERANCE).any(axis=1).sum())
-    if 2 * num_outside > len(boxes) > 1 and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limits).all():
+    if 10 * num_outside >= len(boxes) > 1 and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limits).all():
         text = (
             f"{num_outside:,} of {len(boxes):,} boxes leave their images, and all would fit as x0, y0, x1, y1: write "
             "x, y, width, height"
