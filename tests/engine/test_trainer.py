@@ -346,15 +346,19 @@ def test_divergence_in_the_last_iteration_is_not_evaluated(config):
     assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
 
 
-def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [(ZeroDivisionError("a mistake of ours"), True), (RuntimeError("DataLoader worker (pid 7) is killed"), False)],
+)
+def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, monkeypatch, error, is_logged):
     def fail(*_: object) -> None:
-        raise ZeroDivisionError("a mistake of ours")
+        raise error
 
     trainer = build_trainer(config())
     monkeypatch.setattr(trainer.model, "forward", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         trainer.train()
-    assert "Traceback" in train_loop_log.text
+    assert ("Traceback" in train_loop_log.text) is is_logged
 
 
 @pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])
