@@ -1,12 +1,12 @@
-"""What a config can learn of a data set, from the annotations alone, and what a trained model has made of it.
+"""Which boxes of a data set a config can learn, and where a trained model's boxes come from.
 
-annotations  one json -> boxes in pixels of the network's input, by groups of images of one size
-assignment   which boxes FCOS's locations learn; best possible recall and ambiguous samples of any batch
-anchors      the same for RetinaNet's and RPN's anchors, under the paper's three rules
-figures      all figures of a json under a config
-report       the figures as tables
-suggest      input size, pyramid and ranges that leave fewer boxes unlearned, as a config
-detections   of a trained FCOS: scores against IoU, boxes from ambiguous locations
+annotated_boxes  one json -> boxes in pixels of the network's input, grouped by image size
+assignment       which boxes FCOS's locations learn; best possible recall and ambiguous samples of any batch
+anchors          the same for RetinaNet's and RPN's anchors, under the paper's three rules
+statistics       all figures of a json under a config
+report           the figures as tables
+suggest          input size, pyramid and ranges that leave fewer boxes unlearned, as a config
+box_origins      scores against IoU of a trained FCOS's boxes, and boxes from ambiguous locations
 """
 
 from .annotated_boxes import BOX_CONVENTIONS, Annotations, read_boxes

@@ -1,9 +1,8 @@
-"""Which boxes anchors can learn under the three rules for low-quality matches (paper, table 1): the other side of
-`assignment`, with Detectron2's own anchors and matcher.
+"""Which boxes anchors can learn under the three rules for low-quality matches (paper, table 1).
 
-An anchor is matched to the box that it overlaps most and learns it from the config's upper IoU threshold on. A box's
-low-quality matches are the anchors that overlap it most of all, whatever their IoU; as in Detectron2, such an anchor
-learns the box that *it* overlaps most, which may be another one.
+The anchors and the matcher are Detectron2's. An anchor learns the box that it overlaps most if their IoU reaches the
+config's upper threshold. The low-quality matches of a box are the anchors that overlap it most, whatever their IoU; as
+in Detectron2, such an anchor learns the box that *it* overlaps most, which may be another one.
 
 Shapes: m boxes of an image, L levels, A anchors on all levels.
 """
@@ -26,14 +25,14 @@ from .annotated_boxes import ImageGroup
 from .assignment import Assignment, grid_sizes
 
 LOW_QUALITY_IOU = {"none": float("inf"), "IoU >= .4": 0.4, "all": 0.0}
-"""Rule -> the least IoU of a low-quality match. "all" is what Detectron2 trains with, RetinaNet and RPN alike."""
+"""Rule -> least IoU of a low-quality match. Detectron2 trains RetinaNet and RPN with "all"."""
 
 TRAINING_RULE = "all"
 MAX_PAIRS_AT_ONCE = 1 << 20
 
 
 class AnchorSampler:
-    """The anchors of a config, and what they learn. `LocationSampler` is the same for locations."""
+    """The anchors of a config and which boxes they learn. `LocationSampler` is its counterpart for locations."""
 
     @configurable
     def __init__(
@@ -73,9 +72,9 @@ class AnchorSampler:
         num_classes: int,
         counts_pixels: bool = False,
     ) -> dict[str, Any]:
-        """`in_features` and `num_classes` come from the architecture, RetinaNet or else an R-CNN's or a bare RPN.
+        """Take levels and classes of the architecture: RetinaNet's, or those of an R-CNN's or a bare RPN.
 
-        With `counts_pixels`, the anchors too are those of the paper's code, see `_pixel_anchors`.
+        With `counts_pixels`, the anchors are those of the paper's code; see `_pixel_anchors`.
 
         Raises:
             UserError: if the levels are not the backbone's, or the anchors are rotated.
@@ -98,7 +97,7 @@ class AnchorSampler:
         }
 
     def num_per_level(self, padded_size: tuple[int, int]) -> list[int]:
-        """L numbers of anchors on an image of this height and width."""
+        """Return the number of anchors of each level for an image of this height and width."""
         sizes = grid_sizes(padded_size, self.generator.strides)
         return [h * w * per_cell for (h, w), per_cell in zip(sizes, self.generator.num_anchors, strict=True)]
 
@@ -149,7 +148,7 @@ class AnchorSampler:
         )
 
     def _match(self, anchors: Tensor, boxes: Tensor) -> "_Matches":
-        """All anchors against all boxes of an image, a part of the anchors at a time."""
+        """Match the anchors with all boxes of an image, in chunks of anchors."""
         learned_box, is_matched, best, overlaps = [], [], [], []
         start = 0
         for chunk in anchors.split(max(1, MAX_PAIRS_AT_ONCE // len(boxes))):
@@ -177,28 +176,30 @@ class _Matches(NamedTuple):
     learned_box: Tensor
     """(A,) the box that each anchor overlaps most."""
     is_matched: Tensor
-    """(A,) it does so by the upper threshold at least."""
+    """(A,) whether their IoU reaches the upper threshold."""
     low_quality_iou: Tensor
-    """(A,) the largest IoU with a box that no other anchor overlaps more; 0 where there is no such box."""
+    """(A,) the largest IoU with a box that no other anchor overlaps more; 0 without such a box."""
     overlapping: Tensor
-    """(K,) anchors of all pairs whose IoU is the upper threshold at least."""
+    """(K,) anchors of all pairs whose IoU reaches the upper threshold."""
     overlapped_box: Tensor
     """(K,) boxes of these pairs."""
 
     def is_positive(self, rule: str) -> Tensor:
-        """(A,) under a rule of LOW_QUALITY_IOU."""
+        """Return (A,) whether each anchor is positive under a rule of LOW_QUALITY_IOU."""
         return self.is_matched | ((self.low_quality_iou > 0) & (self.low_quality_iou >= LOW_QUALITY_IOU[rule]))
 
 
 def _pixel_anchors(
     strides: Sequence[int], sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[Sequence[float]]
 ) -> BufferList:
-    """L cells' anchors (a, 4) as the paper's code has them: centered on the cell's pixels, 0 to stride - 1, of a shape
-    that is rounded to whole pixels for an anchor as large as the cell.
+    """Return the (a, 4) anchors of a cell of each level, as the paper's code has them.
+
+    They are centered on the cell's pixels, 0 to stride - 1. The shape of an anchor as large as the cell is rounded to
+    whole pixels; larger anchors are multiples of it.
 
     Args:
         strides: of the L levels.
-        sizes, aspect_ratios: Detectron2's keys, for each level or, once, for all.
+        sizes, aspect_ratios: values of Detectron2's keys, for each level or once for all.
     """
     cells = []
     for level, stride in enumerate(strides):

@@ -1,4 +1,4 @@
-"""The boxes of a COCO json as the network sees them: resized with their images, which need not be there.
+"""The boxes of a COCO json in pixels of the network's input. Needs no images.
 
 Shapes: N images, M boxes of all images together.
 """
@@ -17,15 +17,16 @@ from ..data import load_annotations
 from ..errors import UserError
 
 BOX_CONVENTIONS = {"modern": 0.0, "legacy": -1.0}
-"""x1 is x + width + this, and y1 likewise, in pixels of the original image. "modern" is Detectron2's, and that of the
-figures of FCOS's journal version; "legacy" that of the tables of its first version, whose code counted pixels."""
+"""Added to x + width for x1, and to y + height for y1, in pixels of the original image. "modern" is Detectron2's and
+that of the journal version of the FCOS paper; "legacy" that of the first version's tables, whose code counted
+pixels."""
 
 MAX_PIXELS_AT_ONCE = 1 << 26
 MAX_BOXES_AT_ONCE = 1 << 11
 
 
 class Annotations(NamedTuple):
-    """All boxes of a json but the crowd regions, in pixels of the original images."""
+    """The boxes of a json without crowd regions, in pixels of the original images."""
 
     boxes: Tensor
     """(M, 4) x, y, width, height, in double precision, sorted by image."""
@@ -42,7 +43,7 @@ class Annotations(NamedTuple):
     num_classes: int
 
     def of_images(self, chosen: Tensor) -> "Annotations":
-        """Those of some images; `chosen` is (n,) indices in [0, N), ascending."""
+        """Keep the annotations of some images; `chosen` is (n,) indices in [0, N), ascending."""
         new_idxs = torch.full((len(self.image_sizes),), -1).scatter_(0, chosen, torch.arange(len(chosen)))
         is_kept = new_idxs[self.image_idxs] >= 0
         return Annotations(
@@ -105,8 +106,10 @@ def boxes_of(content: Mapping[str, Any]) -> Annotations:
 
 
 def input_sizes(annotations: Annotations, *, min_size: int, max_size: int) -> Tensor:
-    """(N, 2) height and width of the images after Detectron2's resizing of the shorter side to `min_size`, or less
-    where the longer one would pass `max_size`. 0 leaves the images as they are."""
+    """Return (N, 2) heights and widths of the images after Detectron2's `ResizeShortestEdge`.
+
+    A `min_size` of 0 leaves the images as they are.
+    """
     if min_size == 0:
         return annotations.image_sizes
     resized = [
@@ -117,7 +120,7 @@ def input_sizes(annotations: Annotations, *, min_size: int, max_size: int) -> Te
 
 
 def input_boxes(annotations: Annotations, sizes: Tensor, *, convention: str = "modern") -> Tensor:
-    """(M, 4) x0, y0, x1, y1 in pixels of images of these (N, 2) sizes."""
+    """Return (M, 4) boxes x0, y0, x1, y1 in pixels of images of these (N, 2) sizes."""
     low, sides = annotations.boxes.split(2, dim=1)
     corners = torch.cat([low, low + sides + BOX_CONVENTIONS[convention]], dim=1)
     scales = (sizes.double() / annotations.image_sizes).flip(1)[annotations.image_idxs]  # (M, 2) in x and in y
@@ -125,13 +128,13 @@ def input_boxes(annotations: Annotations, sizes: Tensor, *, convention: str = "m
 
 
 def padded_sizes(sizes: Tensor, size_divisibility: int) -> Tensor:
-    """(N, 2) sizes that the network can divide; each image is taken alone, without the padding of a batch."""
+    """Round (N, 2) sizes up to what the network can divide. Each image is padded alone, not to a batch's size."""
     divisor = max(size_divisibility, 1)
     return (sizes + divisor - 1) // divisor * divisor
 
 
 def group_images(annotations: Annotations, boxes: Tensor, padded: Tensor) -> Iterator[ImageGroup]:
-    """All images with boxes, those of one padded size together, as many at once as memory well allows.
+    """Yield the images with boxes in groups of one padded size, small enough for the memory.
 
     Args:
         annotations: M boxes of N images.

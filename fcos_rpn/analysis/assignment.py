@@ -41,7 +41,7 @@ class Ambiguity(NamedTuple):
 
 
 def best_possible_recall(assigner: FCOSAssigner, locations: Locations, gt_instances: Sequence[Instances]) -> float:
-    """Percentage of the boxes that at least one location learns, after the smallest box has won (paper, table 1).
+    """Compute the percentage of boxes that at least one location learns (paper, table 1).
 
     The arguments are those of `FCOSAssigner.__call__`, on the CPU. 100 if there are no boxes.
     """
@@ -50,7 +50,7 @@ def best_possible_recall(assigner: FCOSAssigner, locations: Locations, gt_instan
 
 
 def ambiguous_samples(assigner: FCOSAssigner, locations: Locations, gt_instances: Sequence[Instances]) -> Ambiguity:
-    """How many of the positive locations are candidates of several boxes (paper, table 2).
+    """Compute which shares of the positive locations are candidates of several boxes (paper, table 2).
 
     The arguments are those of `FCOSAssigner.__call__`, on the CPU. 0 if nothing is positive.
     """
@@ -117,7 +117,7 @@ def assign(
 
 
 class LocationSampler:
-    """The locations of a config, and what they learn. `AnchorSampler` is the same for anchors."""
+    """The locations of a config and which boxes they learn. `AnchorSampler` is its counterpart for anchors."""
 
     @configurable
     def __init__(
@@ -149,7 +149,7 @@ class LocationSampler:
     def from_config(
         cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec], *, in_features: Sequence[str], num_classes: int
     ) -> dict[str, Any]:
-        """The arguments are those of `FCOSCore.from_config`."""
+        """Take the arguments of `FCOSCore.from_config`."""
         core = FCOSCore(cfg, input_shape, in_features=in_features, num_classes=num_classes)
         return {
             "level_names": core.in_features,
@@ -161,7 +161,7 @@ class LocationSampler:
         }
 
     def num_per_level(self, padded_size: tuple[int, int]) -> list[int]:
-        """L numbers of locations on an image of this height and width."""
+        """Return the number of locations of each level for an image of this height and width."""
         return [height * width for height, width in self._grid_sizes(padded_size)]
 
     def assign(self, group: ImageGroup) -> Assignment:
@@ -180,6 +180,6 @@ class LocationSampler:
 
 
 def grid_sizes(padded_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(Hi, Wi) of each level: every halving of a map rounds up."""
+    """Return (Hi, Wi) of each level. Every halving of a map rounds up."""
     height, width = padded_size
     return [(-(-height // stride), -(-width // stride)) for stride in strides]

@@ -1,5 +1,6 @@
-"""What is behind the boxes that an FCOS finds: how well their scores tell their quality, before and after centerness,
-and whether they come from ambiguous locations (paper, sections 4.1.1 and 4.1.2 and figure 7).
+"""Where the boxes of a trained FCOS come from (paper, sections 4.1.1 and 4.1.2 and figure 7).
+
+How well their scores rank them by IoU, before and after centerness, and how many come from ambiguous locations.
 
 Shapes: N images, R locations, C classes, K boxes found in one image, M ground-truth boxes of that image. All boxes are
 in pixels of the network's input.
@@ -20,12 +21,12 @@ from ..modeling.meta_arch import FCOS, batch_images
 
 
 class BoxOrigins(NamedTuple):
-    """Of K boxes, what their scores are made of, how good they are and what their locations could learn."""
+    """The scores of K boxes, their IoU with the ground truth, and which boxes their locations could learn."""
 
     class_scores: Tensor
     """(K,) class probability."""
     scores: Tensor
-    """(K,) what the model makes of it and of the centerness."""
+    """(K,) score, fused from class probability and centerness."""
     ious: Tensor
     """(K,) IoU with the ground-truth box that is overlapped most, whatever its class; 0 where there is none."""
     num_candidates: Tensor
@@ -35,12 +36,12 @@ class BoxOrigins(NamedTuple):
 
     @classmethod
     def cat(cls, of_images: Sequence["BoxOrigins"]) -> "BoxOrigins":
-        """Those of several images in one."""
+        """Concatenate those of several images."""
         return cls(*(torch.cat(fields) for fields in zip(*of_images, strict=True)))
 
 
 def preprocess(model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: list[dict[str, Any]]) -> ImageList:
-    """What the backbone takes. Detectron2's ProposalNetwork has no method for it."""
+    """Return the backbone's input. Detectron2's ProposalNetwork has no method for it."""
     return batch_images(batched_inputs, model.backbone, model.pixel_mean, model.pixel_std)
 
 
@@ -48,12 +49,12 @@ def preprocess(model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: 
 def find_with_origins(
     model: FCOS | GeneralizedRCNN | ProposalNetwork, batched_inputs: list[dict[str, Any]], *, limit: int
 ) -> list[tuple[Instances, BoxOrigins]]:
-    """Detections of a one-stage FCOS, or proposals of an R-CNN's FCOSRPN, and where they come from.
+    """Run a one-stage FCOS or an R-CNN's FCOSRPN, and trace where its detections or proposals come from.
 
     Args:
         model: one for which `find_fcos` finds an FCOS, in evaluation mode.
         batched_inputs: N of Detectron2's inputs with `instances`: `gt_boxes` and `gt_classes`, as in training.
-        limit: how many boxes of an image, the best ones, are looked at.
+        limit: how many boxes of an image to keep, best first.
 
     Returns:
         N instances with `pred_boxes`, `scores`, `pred_classes` and `location_idxs`, best first, with their origins.
@@ -75,7 +76,8 @@ def find_with_origins(
 def trace_origins(
     found: Instances, class_scores: Tensor, locations: Locations, ground_truth: Instances, assigner: FCOSAssigner
 ) -> BoxOrigins:
-    """
+    """Compare boxes with the ground truth and with what their locations could learn.
+
     Args:
         found: K with `pred_boxes`, `scores`, `pred_classes` and `location_idxs`.
         class_scores: (R, C) class probabilities of the image.
@@ -101,8 +103,8 @@ def trace_origins(
 
 
 def ambiguous_shares(origins: BoxOrigins) -> dict[str, float]:
-    """Percentages of the boxes whose location could learn several ground-truth boxes, and several of different classes
-    (paper, section 4.1.1: 2.3 and 1.5). NaN without any boxes."""
+    """Compute the percentages of boxes whose location could learn several ground-truth boxes, and boxes of several
+    classes (paper, section 4.1.1: 2.3 and 1.5). NaN without boxes."""
     return {
         "all": float(100 * (origins.num_candidates > 1).double().mean()),
         "across_classes": float(100 * (origins.num_classes > 1).double().mean()),
@@ -110,13 +112,12 @@ def ambiguous_shares(origins: BoxOrigins) -> dict[str, float]:
 
 
 def rank_correlation(scores: Tensor, ious: Tensor) -> float:
-    """How well (K,) scores tell (K,) IoUs: Spearman's coefficient in [-1, 1], which does not depend on the scale of the
-    scores. NaN where it is not defined."""
+    """Compute Spearman's rank correlation of (K,) scores with (K,) IoUs, in [-1, 1]; NaN where it is undefined."""
     x, y = (ranks - ranks.mean() for ranks in (_average_ranks(scores), _average_ranks(ious)))
     return float((x * y).mean() / (x.square().mean() * y.square().mean()).sqrt())
 
 
 def _average_ranks(values: Tensor) -> Tensor:
-    """(K,) -> (K,) ranks from 1, lowest value first; equal values share the mean of theirs."""
+    """Return the (K,) ranks of (K,) values from 1, lowest first; equal values get the mean of their ranks."""
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2).double()[inverse]

@@ -1,4 +1,4 @@
-"""The figures of one analysis, or of several side by side, as tables for the screen."""
+"""Tables of one analysis, or of several side by side."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ MAX_IDS = 10
 
 
 def figures_table(analyses: Mapping[str, Analysis]) -> str:
-    """Column title -> analysis, as a table with a row for each figure."""
+    """Format analyses by column title, with a row for each figure."""
     columns = list(analyses.values())
     rows = [
         _row("images", columns, lambda a: f"{a.num_images:,}"),
@@ -50,7 +50,7 @@ def figures_table(analyses: Mapping[str, Analysis]) -> str:
 
 
 def unlearned_table(analyses: Mapping[str, Analysis]) -> str:
-    """The boxes that nothing learns, by their shorter side: number of them, and of all boxes of that size."""
+    """Format how many of the boxes of each size are unlearned. The size is that of the shorter side."""
     rows = []
     for i in range(len(SIDES)):
         cells = []
@@ -66,7 +66,7 @@ def unlearned_table(analyses: Mapping[str, Analysis]) -> str:
 
 
 def unlearned_ids(analysis: Analysis) -> str:
-    """The first boxes that nothing learns, in one line; empty if there are none."""
+    """Name the first unlearned boxes in one line; empty if there are none."""
     boxes = analysis.unlearned_boxes
     if not boxes:
         return ""
@@ -83,7 +83,7 @@ def _row(title: str, columns: Sequence[Analysis], cell: Callable[[Analysis], str
 
 
 def _bin_name(lower_ends: Sequence[int], index: int) -> str:
-    """Of whole numbers: "0", "2-3", "64 or more"."""
+    """Name a bin of whole numbers: "0", "2-3", "64 or more"."""
     low = lower_ends[index]
     if index + 1 == len(lower_ends):
         return f"{low} or more"

@@ -1,4 +1,4 @@
-"""The figures of a whole json under a config: best possible recall, ambiguity, who learns what, and at what cost."""
+"""The figures of a json under a config: best possible recall, ambiguity, positives per level and box, and costs."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Sampler: TypeAlias = LocationSampler | AnchorSampler
 
 
 class PerImage(NamedTuple):
-    """Numbers of an image, over all images of the json."""
+    """A number per image, over all images of the json."""
 
     mean: float
     min: int
@@ -41,15 +41,15 @@ class UnlearnedBox(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """What the samples of a config, locations or anchors, learn of a json. Shares are in percent."""
+    """Which boxes of a json a config's samples, locations or anchors, learn. Shares are in percent."""
 
     best_possible_recall: float
-    """Share of the boxes that some sample learns (paper, table 1)."""
+    """Share of the boxes that at least one sample learns (paper, table 1)."""
     ambiguous: float
-    """Share of the positives that are candidates of several boxes (paper, table 2): for FCOS those that lie in several
-    boxes, for anchors those that overlap several by the upper IoU threshold."""
+    """Share of the positives that are candidates of several boxes (paper, table 2): locations that lie in several, or
+    anchors that overlap several by the upper IoU threshold."""
     ambiguous_across_classes: float
-    """The same, where these boxes are not all of one class."""
+    """Share of the positives that are candidates of boxes of several classes."""
     num_images: int
     num_boxes: int
     """Without crowd regions."""
@@ -57,14 +57,14 @@ class Analysis(NamedTuple):
     """Samples that learn a box."""
     positives_per_level: dict[str, int]
     positives_per_box: dict[int, int]
-    """Number of positives -> boxes that have as many, ascending."""
+    """Number of positives -> number of boxes that have as many, ascending."""
     unlearned_boxes: list[UnlearnedBox]
     samples_per_image: PerImage
     """Locations or anchors."""
     outputs_per_image: PerImage
-    """Variables that the head predicts."""
+    """Output variables of the head."""
     best_possible_recall_by_rule: dict[str, float]
-    """Of anchors under the rules for low-quality matches (paper, table 1); empty for FCOS."""
+    """By rule for low-quality matches of anchors (paper, table 1); empty for FCOS."""
     input_shorter_sides: Tensor
     """(M,) of all boxes, in pixels of the network's input."""
     is_learned: Tensor
@@ -72,11 +72,11 @@ class Analysis(NamedTuple):
 
     @property
     def unlearned(self) -> float:
-        """Share of the boxes that nothing learns."""
+        """Share of the boxes that no sample learns."""
         return percent(len(self.unlearned_boxes), self.num_boxes)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the tensors, for `json.dump`."""
+        """Return all but the tensors, for `json.dump`."""
         content = self._asdict()
         del content["input_shorter_sides"], content["is_learned"]
         return content | {
@@ -88,17 +88,18 @@ class Analysis(NamedTuple):
 
 
 def build_sampler(cfg: CfgNode, num_classes: int, *, box_convention: str = "modern") -> tuple[Sampler, int]:
-    """
+    """Build the locations or anchors of a config.
+
     Args:
-        cfg: with META_ARCHITECTURE FCOS or RetinaNet, or PROPOSAL_GENERATOR FCOSRPN or RPN under any other one.
+        cfg: with META_ARCHITECTURE FCOS or RetinaNet, or any other with PROPOSAL_GENERATOR FCOSRPN or RPN.
         num_classes: of the data; a proposal generator has one.
         box_convention: a key of `BOX_CONVENTIONS`, which anchors follow.
 
     Returns:
-        The config's locations or anchors, and the divisor of the input's sides.
+        The locations or anchors, and the divisor of the input's sides.
 
     Raises:
-        UserError: the config has none of these, or does not go with its backbone.
+        UserError: the config has neither, or its levels are not the backbone's.
     """
     architecture, generator = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
     sampler_type: Callable[..., Sampler]
@@ -123,7 +124,7 @@ def build_sampler(cfg: CfgNode, num_classes: int, *, box_convention: str = "mode
 def analyze(
     cfg: CfgNode, annotations: Annotations, *, box_convention: str = "modern", show_progress: bool = False
 ) -> Analysis:
-    """What a config learns of these boxes, at the one size of INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
+    """Compute which of these boxes a config learns, with images of the size of INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
 
     Args:
         cfg: see `build_sampler`.
@@ -145,7 +146,7 @@ def analyze(
 def measure(
     sampler: Sampler, annotations: Annotations, *, boxes: Tensor, padded: Tensor, show_progress: bool = False
 ) -> Analysis:
-    """`analyze` below the config.
+    """Compute which boxes the samples learn; see `analyze`.
 
     Args:
         sampler: locations or anchors.

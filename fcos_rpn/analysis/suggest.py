@@ -1,9 +1,9 @@
-"""Input size, pyramid and ranges for one's own boxes, chosen by what they leave unlearned and ambiguous.
+"""Search input size, pyramid and ranges that leave fewer boxes unlearned and fewer locations ambiguous.
 
-What is tried: the input as it is or enlarged by up to 2 on a side, the pyramid as it is or with the next finer level,
-and ranges from half to twice the given ones, which keeps the distances to be predicted near 8 strides of their level.
-Larger inputs and finer levels always leave fewer boxes unlearned, so the choice is bound twice: by the largest cost
-that the user allows, and because an option has to be better by a worthwhile margin than a cheaper one.
+It tries the given input and up to twice its sides, the given pyramid and one with the next finer level, and ranges from
+half to twice the given ones, so that the distances to predict stay near 8 strides of their level. Larger inputs and
+finer levels always leave fewer boxes unlearned. Two bounds stop the search: the largest cost that the user allows, and
+the margin by which an option must be better than a cheaper one.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from .assignment import LocationSampler
 from .statistics import Analysis, build_sampler, measure
 
 ENLARGEMENTS = (1.0, 1.25, 1.5, 2.0)
-"""Of the sides of the input."""
+"""Factors of the input's sides."""
 
 RANGE_FACTORS = (0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 2.0)
-"""Of the upper end of a range."""
+"""Factors of the upper end of a range."""
 
 MAX_SEARCH_IMAGES = 500
-"""The search looks at so many images, spread over the json; the result is for all of them."""
+"""How many images the search uses, spread over the json."""
 
 P2_BUILDERS = (
     "build_p2_p67_resnet_fpn_backbone",
@@ -41,7 +41,7 @@ P2_BUILDERS = (
 
 
 class Margin(NamedTuple):
-    """In points: what makes one of two analyses worth its price."""
+    """By how many points an analysis must be better to be worth its price."""
 
     unlearned: float
     ambiguous: float
@@ -64,20 +64,19 @@ class Option(NamedTuple):
     min_size: int
     max_size: int
     num_locations: float
-    """Relative to the given config."""
+    """Relative to the given config, as `num_pixels`."""
     num_pixels: float
-    """Likewise."""
 
 
 class Trial(NamedTuple):
     option: Option
     ends: tuple[float, ...]
-    """Of the ranges of all levels but the last."""
+    """Upper ends of the ranges of all levels but the last."""
     figures: Analysis
 
     @property
     def range_distance(self) -> float:
-        """How far the ranges are from those that the search started from, in powers of 2."""
+        """Distance of the ranges from those that the search started from, in powers of 2."""
         given = upper_ends(self.option.sampler)
         return sum(abs(math.log2(new / old)) for new, old in zip(self.ends, given, strict=True))
 
@@ -90,12 +89,12 @@ def suggest(
     box_convention: str = "modern",
     show_progress: bool = False,
 ) -> Changes:
-    """Config keys and values that leave fewer boxes unlearned or fewer locations ambiguous; none if nothing does.
+    """Find config keys and values that leave fewer boxes unlearned or fewer locations ambiguous; none if nothing does.
 
     Args:
         cfg: of FCOS or FCOSRPN.
         annotations: see `read_boxes`.
-        max_cost: bound on the number of locations, relative to the given config.
+        max_cost: largest number of locations, relative to the given config.
         box_convention: a key of `BOX_CONVENTIONS`.
         show_progress: draws a bar of the trials.
 
@@ -138,7 +137,7 @@ def suggest(
 
 
 def worthwhile(trials: Sequence[Trial], margin: Margin, *, price: Callable[[Trial], Any]) -> Trial:
-    """The cheapest of those that leave, within the margin, the least unlearned and of these the least ambiguous."""
+    """Choose the cheapest trial within the margin of the least unlearned and, among these, of the least ambiguous."""
     least = min(trial.figures.unlearned for trial in trials)
     trials = [trial for trial in trials if trial.figures.unlearned <= least + margin.unlearned]
     least = min(trial.figures.ambiguous for trial in trials)
@@ -146,7 +145,7 @@ def worthwhile(trials: Sequence[Trial], margin: Margin, *, price: Callable[[Tria
 
 
 def upper_ends(sampler: LocationSampler) -> tuple[float, ...]:
-    """The sizes of interest of a config's assigner."""
+    """Return the sizes of interest of a config's assigner."""
     return tuple(upper for _, upper in sampler.assigner.ranges[:-1])
 
 
@@ -157,7 +156,7 @@ def _some_images(annotations: Annotations) -> Annotations:
 
 
 def _options(cfg: CfgNode, sampler: LocationSampler, size_divisibility: int) -> Iterator[Option]:
-    """The given config first."""
+    """Yield the options to try, the given config first."""
     pyramids: list[tuple[Changes, LocationSampler, int]] = [({}, sampler, size_divisibility)]
     if finer := _finer_pyramid(cfg, sampler):
         pyramids.append(finer)
@@ -186,7 +185,7 @@ def _enlarged(cfg: CfgNode, factor: float) -> Changes:
 
 
 def _finer_pyramid(cfg: CfgNode, sampler: LocationSampler) -> tuple[Changes, LocationSampler, int] | None:
-    """With P2 below the given levels, if these begin with P3 and the backbone can make it."""
+    """Add P2 below the given levels, if these begin with P3 and the backbone can make it."""
     if sampler.level_names[0] != "p3" or cfg.MODEL.BACKBONE.NAME not in P2_BUILDERS:
         return None
     key = "MODEL.FCOS.IN_FEATURES" if cfg.MODEL.META_ARCHITECTURE == "FCOS" else "MODEL.RPN.IN_FEATURES"
@@ -209,7 +208,7 @@ def _finer_pyramid(cfg: CfgNode, sampler: LocationSampler) -> tuple[Changes, Loc
 
 
 def _scaled_ranges(option: Option) -> Iterator[tuple[float, ...]]:
-    """The given ranges, and all of them times a factor, in whole pixels where they stay apart."""
+    """Yield the given ranges and multiples of all of them, in whole pixels, if they still ascend."""
     given = upper_ends(option.sampler)
     yield given
     scaled = {tuple(_whole(end * factor) for end in given) for factor in RANGE_FACTORS if factor != 1}
@@ -217,7 +216,7 @@ def _scaled_ranges(option: Option) -> Iterator[tuple[float, ...]]:
 
 
 def _moved_ranges(trial: Trial, level: int) -> Iterator[tuple[float, ...]]:
-    """The ranges with another upper end of one level, where they still ascend."""
+    """Yield ranges with another upper end of one level, if they still ascend."""
     given = upper_ends(trial.option.sampler)[level]
     for factor in RANGE_FACTORS:
         end = given if factor == 1 else _whole(given * factor)

@@ -1,8 +1,8 @@
-"""What a config can learn of a data set, from its annotations alone: no pictures, no weights.
+"""Analyze which boxes of a data set a config can learn, from the annotations alone: no pictures, no weights.
 
-Best possible recall, ambiguous samples, positives per level and per box, the boxes that nothing learns, and the numbers
-of locations or anchors and of output variables. Images have the one size that INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST
-give them, each padded alone. RetinaNet's and RPN's anchors take minutes on thousands of images.
+Shows best possible recall, ambiguous samples, positives per level and per box, unlearned boxes, and the numbers of
+locations or anchors and of output variables. Images have the size of INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, each padded
+alone. RetinaNet's and RPN's anchors take minutes on thousands of images.
 
 Examples:
     fcos-rpn analyze --config-file configs/COCO-Detection/fcos_R_50_FPN_1x.yaml \\
@@ -72,13 +72,13 @@ def print_analyses(analyses: dict[str, Analysis]) -> None:
 
 
 def suggested_config(path: Path, base: Path, changes: dict[str, Any], before: Analysis, after: Analysis | None) -> str:
-    """A config that changes these keys of another one.
+    """Format a config that changes some keys of another one.
 
     Args:
-        path: where it will stand; `base` is named relative to it.
+        path: where it will be; `base` is named relative to it.
         base: the config that it changes.
         changes: key -> value.
-        before, after: go into the comment at its top; there is no `after` until it has been analyzed.
+        before, after: analyses for the comment at its top; `after` is None before the new config is analyzed.
     """
     nested: dict[str, Any] = {"_BASE_": os.path.relpath(base.resolve(), path.resolve().parent)}
     for key, value in changes.items():

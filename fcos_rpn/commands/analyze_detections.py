@@ -1,10 +1,10 @@
-"""How good the boxes of trained models are, whatever their class, and why: for several models over the same images
+"""Compare the class-agnostic boxes of trained models on the same images:
 
-- precision over recall at IoU .50, .75 and .90 in one plot, and their AP (paper, table 7),
-- of every FCOS, in either role, its scores against IoU before and after centerness,
-- and the share of its boxes that come from ambiguous locations.
+- precision over recall at IoU .50, .75 and .90 in one plot, and AP (paper, table 7);
+- for every FCOS, in either role, its scores against IoU before and after centerness;
+- the share of its boxes that come from ambiguous locations.
 
-A one-stage model is judged by its detections, a two-stage model by its proposals.
+A one-stage model is evaluated by its detections, a two-stage model by its proposals.
 
 Example:
     fcos-rpn analyze-detections --test images/val val.json --output output/analysis \\
@@ -39,7 +39,7 @@ from ..modeling.find import find_fcos
 from ..visualization import plot_precision_recall, plot_score_against_iou, save_figure
 
 NUM_BOXES = 100
-"""The best so many boxes of an image count, as for COCO's AP."""
+"""How many boxes of an image count, best first, as for COCO's AP."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len({*file_names}) < len(titles):
         parser.error("--model: the titles must differ in their letters and digits, which name the files")
     make_folder(args.output)
-    # All before the first model runs, so that a mistake in the last one's config does not cost the time of the others.
+    # All are loaded before the first one runs, so that a mistake in the last config is found at once.
     configs = [config_of(args, config, weights) for _, config, weights in args.model]
     models = {title: load_model(cfg) for title, cfg in zip(titles, configs, strict=True)}
 
@@ -95,7 +95,7 @@ def file_name_of(title: str) -> str:
 
 
 def config_of(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
-    """Config file and overrides, with the data set as the only one to test on; on a GPU if there is one."""
+    """Read config file and overrides, with the data set as the only test set; for a GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = read_config(find_config(config), ["MODEL.DEVICE", device, *args.opts])
     require_device(cfg.MODEL.DEVICE, 1)
@@ -107,14 +107,14 @@ def config_of(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
 
 
 def load_model(cfg: CfgNode) -> Any:
-    """In evaluation mode, with all of its weights."""
+    """Build a model in evaluation mode and load all of its weights."""
     model = build_model(cfg).eval()
     FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
     return model
 
 
 class Report(NamedTuple):
-    """What a model finds in the whole data set."""
+    """What a model finds in the data set."""
 
     kind: str
     """ "detections" or "proposals"."""
@@ -127,7 +127,7 @@ def analyze(model: Any, cfg: CfgNode, title: str) -> Report:
     """Run the model once over all images."""
     (name,) = cfg.DATASETS.TEST
     augmentations = build_augmentation(cfg, is_train=False)
-    # For training, so that there are annotations in pixels of the input; but at the size of a test.
+    # The training mapper keeps annotations, in pixels of the input; the augmentations are those of a test.
     mapper = CheckedDatasetMapper(is_train=True, augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
     loader = build_detection_test_loader(
         dataset=DatasetCatalog.get(name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
@@ -151,7 +151,7 @@ def analyze(model: Any, cfg: CfgNode, title: str) -> Report:
 
 @torch.no_grad()
 def find(model: Any, x: dict[str, Any]) -> Instances:
-    """What a model without FCOS finds in an image, in its pixels: `pred_boxes` and `scores`, best first."""
+    """Run a model without FCOS on an image: `pred_boxes` in its pixels and `scores`, best first."""
     generator = getattr(model, "proposal_generator", None)
     if generator is None:
         (output,) = model([x])
@@ -164,7 +164,7 @@ def find(model: Any, x: dict[str, Any]) -> Instances:
 
 
 def figures_of(report: Report) -> dict[str, dict[str, float]]:
-    """For `results.json`: percentages, but for the rank correlations."""
+    """Return the content of `results.json`: percentages and rank correlations."""
     figures = {"class_agnostic": report.curves.summary()}
     if report.origins is not None:
         figures["rank_correlation_with_iou"] = {
@@ -176,7 +176,7 @@ def figures_of(report: Report) -> dict[str, dict[str, float]]:
 
 
 def tables(reports: Mapping[str, Report], figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """AP of all models; and of every FCOS, what its scores tell and where its boxes come from."""
+    """Format AP of all models, and rank correlations and ambiguous locations of every FCOS."""
     precision: list[dict[str, Any]] = [
         {"class-agnostic, %": title, "boxes": reports[title].kind, **of_model["class_agnostic"]}
         for title, of_model in figures.items()

@@ -1,5 +1,5 @@
-"""What a trained model finds in pictures: draws its detections, its proposals or its centerness, and writes detections
-as COCO's json. Needs no screen.
+"""Draw what a trained model finds in pictures: its detections, proposals or centerness. Writes detections in COCO's
+format, too. Needs no screen.
 
 Examples:
     fcos-rpn demo --config-file output/mine/config.yaml --weights output/mine/model_final.pth \\
@@ -139,7 +139,7 @@ def probability(text: str) -> float:
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
-    """The files that are meant, each once, in the order in which they are named and by name within a folder.
+    """List the picture files, each once, in the order of the arguments and by name within a folder.
 
     Raises:
         UserError: if there is no such file, folder or match, or a folder has no pictures.
@@ -153,30 +153,31 @@ def _pictures_of(given: str) -> list[Path]:
         suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in suffixes)
         if not files:
-            raise UserError(f"--input {given}: there is no picture in this folder; folders in it are not looked into")
+            raise UserError(f"--input {given}: this folder has no picture; sub-folders are not searched")
         return files
     if path.is_file():
         return [path]
     matches = sorted(match for match in map(Path, glob.glob(str(path), recursive=True)) if match.is_file())
     if not matches:
         raise UserError(
-            f"--input {given}: there is no such file or folder, and it matches no file as a pattern; config overrides "
-            "behind --input need a -- before them"
+            f"--input {given}: there is no such file or folder, and no file matches it as a pattern; put -- before "
+            "config overrides that follow --input"
         )
     return matches
 
 
 def require_other_folder(output: Path, files: Sequence[Path]) -> None:
-    """
+    """Protect the pictures of the input.
+
     Raises:
-        UserError: if the output is a folder of the input, whose pictures it might replace.
+        UserError: if the output is a folder of the input.
     """
     if output.resolve() in {file.resolve().parent for file in files}:
-        raise UserError(f"--output {output} is a folder of --input, whose pictures stay as they are: name another one")
+        raise UserError(f"--output {output} is a folder of --input, whose pictures could be overwritten: name another")
 
 
 def named(files: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Each with a name of its own for what is made of it: its stem, with a number where others have the same."""
+    """Give each file a unique name for its output: its stem, with a number where others have the same."""
     by_name: dict[str, Path] = {}
     for file in files:
         names = (file.stem, *(f"{file.stem}_{number}" for number in range(2, len(files) + 1)))
@@ -185,9 +186,10 @@ def named(files: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
-    """
+    """Build the model with its weights.
+
     Raises:
-        UserError: on a mistake in the config, weights or class names, or if the model does not do what is asked for.
+        UserError: on a mistake in the config, weights or class names, or if the model cannot do what is asked for.
     """
     overrides = args.opts[1:] if args.opts[:1] == ["--"] else args.opts
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -204,7 +206,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
 
 
 def least_score_of_classes(default: float, given: Iterable[str], names: Sequence[str]) -> torch.Tensor:
-    """(C,) the score from which detections of each class are shown.
+    """Return (C,) the least score of each class to show.
 
     Raises:
         UserError: if one is not CLASS=SCORE, or there is no such class.
@@ -218,8 +220,8 @@ def least_score_of_classes(default: float, given: Iterable[str], names: Sequence
             equals = ""
         if not equals:
             raise UserError(
-                f"--class-thresh {pair}: must be CLASS=SCORE with a score from 0 to 1, such as {names[0]}=0.3; config "
-                "overrides behind it need a -- before them"
+                f"--class-thresh {pair}: must be CLASS=SCORE with a score from 0 to 1, such as {names[0]}=0.3; put -- "
+                "before config overrides that follow it"
             )
         if name not in names:
             raise UserError(f"--class-thresh {pair}: the model has no class {name!r}; it has {', '.join(names)}")
@@ -239,7 +241,7 @@ def save(picture: NDArray[Any], file: Path) -> None:
 
 
 class CocoReport:
-    """Detections in COCO's results format, and a table of what their ids stand for."""
+    """Detections in COCO's results format, and a table of their image and category ids."""
 
     def __init__(self, file: Path, names: Sequence[str]) -> None:
         """

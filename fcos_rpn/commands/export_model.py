@@ -1,5 +1,5 @@
 """Write a trained FCOS, or a ProposalNetwork with FCOSRPN, as one file that runs without this package: image in, boxes
-out, suppression included, for images of any size. Of R-CNNs a plain Faster R-CNN with FCOSRPN can be, best effort.
+out, suppression included, for images of any size. A plain Faster R-CNN with FCOSRPN can be written, too, best effort.
 
 Examples:
     fcos-rpn export --config-file output/mine/config.yaml --weights output/mine/model_final.pth --format onnx
@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         program = export_graph(network, size=tuple(args.size))
         form.write(program, network.output_names, notes_of(cfg), file)
     if isinstance(network, TwoStageNetwork):
-        print(
-            "best effort: Detectron2's RoI heads, followed in another way; compare with the model before you rely on it"
-        )
+        print("best effort: Detectron2's RoI heads are computed in another way; compare the file with the model")
     print(f"{output}: image ({len(network.pixel_mean)}, height, width) -> {', '.join(network.output_names)}")
 
 
@@ -70,7 +68,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 
 def config_of(args: argparse.Namespace) -> CfgNode:
-    """Config file and overrides, on the CPU.
+    """Read config file and overrides, for the CPU.
 
     Raises:
         UserError: on a mistake in the config, or a number of proposals for a model that makes none.
@@ -91,7 +89,7 @@ def config_of(args: argparse.Namespace) -> CfgNode:
 
 
 def notes_of(cfg: CfgNode) -> dict[str, str]:
-    """What a user of the file must know: how to read and resize an image, and the classes, as far as they are known."""
+    """Return what a user of the file must know: how to read and resize an image, and the checkpoint's class names."""
     return {
         "channels": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),

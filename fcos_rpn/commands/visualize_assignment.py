@@ -1,5 +1,5 @@
-"""What FCOS is to learn from annotations, over the images: which location learns which box, level by level, and the
-centerness that it is to predict. For a one-stage FCOS or an R-CNN with FCOSRPN; no weights are needed.
+"""Draw what FCOS learns from annotations over the images: which location learns which box, level by level, and the
+target centerness. For a one-stage FCOS or an R-CNN with FCOSRPN; needs no weights.
 
 Example:
     fcos-rpn visualize-assignment --config-file configs/custom/fcos_mobilenet_v2.yaml \\
@@ -84,7 +84,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 
 def config_of(args: argparse.Namespace) -> CfgNode:
-    """Config file and overrides, on the CPU, with the data set as the only one to test on."""
+    """Read config file and overrides, for the CPU, with the data set as the only test set."""
     cfg = read_config(find_config(args.config_file), args.opts)
     cfg.MODEL.DEVICE = "cpu"
     cfg.DATASETS.TEST_FOLDERS = [[str(args.images), str(args.annotations)]]
@@ -101,7 +101,7 @@ def require_fcos(model: nn.Module, cfg: CfgNode) -> FCOSCore:
     parts = find_fcos(model)
     if parts is None:
         raise UserError(
-            "the config has no FCOS to learn anything: MODEL.META_ARCHITECTURE must be FCOS, or "
+            "the config has no FCOS: MODEL.META_ARCHITECTURE must be FCOS, or "
             f"MODEL.PROPOSAL_GENERATOR.NAME FCOSRPN; they are {cfg.MODEL.META_ARCHITECTURE} and "
             f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME}"
         )
@@ -111,7 +111,7 @@ def require_fcos(model: nn.Module, cfg: CfgNode) -> FCOSCore:
 def choose_records(
     records: Sequence[dict[str, Any]], image_ids: Sequence[int] | None, num_images: int
 ) -> list[dict[str, Any]]:
-    """Those of the ids or, without any, the first that have boxes.
+    """Choose the records of some ids or, without ids, the first that have boxes.
 
     Raises:
         UserError: if there is no image of an id, or no image with boxes.
@@ -120,7 +120,7 @@ def choose_records(
         with_boxes = [record for record in records if record["annotations"]]
         if not with_boxes:
             raise UserError(
-                "not one image of the annotations has a box; name images with --image-id to draw them as is"
+                "no image of the annotations has a box; name images with --image-id to draw them without boxes"
             )
         return with_boxes[:num_images]
     by_id = {record["image_id"]: record for record in records}
@@ -132,7 +132,7 @@ def choose_records(
 
 @torch.no_grad()
 def locations_of(model: Any, core: FCOSCore, image: torch.Tensor) -> Locations:
-    """Of the pyramid that the backbone makes of a (3, H, W) image: only running it tells every backbone's sizes."""
+    """Compute the locations for a (3, H, W) image. Running the backbone is the only way to know its maps' sizes."""
     images = ImageList.from_tensors(
         [torch.zeros_like(image, dtype=torch.float32)],
         model.backbone.size_divisibility,
@@ -144,7 +144,7 @@ def locations_of(model: Any, core: FCOSCore, image: torch.Tensor) -> Locations:
 
 
 def count_positives(locations: Locations, targets: FCOSTargets, num_boxes: int) -> dict[str, int]:
-    """Boxes, how many of them some location learns, and locations that learn on each level."""
+    """Count boxes, learned boxes, and the positives of each level."""
     (matched_idxs,) = targets.matched_idxs  # (R,)
     learned = matched_idxs[matched_idxs >= 0].unique()
     levels = matched_idxs.split(locations.num_per_level)

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ..errors import UserError, install_hint
+from ..errors import UserError, install_hint, write_whole
 from ..modeling.meta_arch import FCOS
 from ..modeling.postprocess import FCOSPostProcessor, rescale
 from ..modeling.proposal_generator import to_proposals
@@ -244,13 +244,14 @@ class FCOSEvaluator(DatasetEvaluator):
         return figures
 
     def _write(self, predictions: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(predictions, folder / "instances_predictions.pth")
+        with write_whole(folder / "instances_predictions.pth") as file:
+            torch.save(predictions, file)
         if "proposals" in predictions[0]:
             write_proposals(folder / "box_proposals.pkl", proposals_by_image(predictions))
         if "instances" in predictions[0]:
             detections = [found for prediction in predictions for found in prediction["instances"]]
-            (folder / "coco_instances_results.json").write_text(json.dumps(detections), encoding="utf-8")
+            with write_whole(folder / "coco_instances_results.json") as file:
+                file.write(json.dumps(detections).encode())
 
     def _read_category_ids(self) -> list[int]:
         """Category ids by class index."""
@@ -289,7 +290,8 @@ def write_proposals(path: Path, proposals: BoxesOfImages) -> None:
         "ids": list(proposals),
         "bbox_mode": BoxMode.XYXY_ABS.value,
     }
-    path.write_bytes(pickle.dumps(content))
+    with write_whole(path) as file:
+        pickle.dump(content, file)
 
 
 def _original_id(image_id: Any, dataset_name: str) -> Any:

@@ -1,9 +1,9 @@
 """Trained models as files that run without this package: ONNX and torch.export.
 
-network    one stage of FCOS, detector or proposal generator, as a function of one image tensor that gives plain tensors
-two_stage  a Faster R-CNN likewise, best effort
-graph      which of them a model is, and its graph
-formats    the graph in a file
+network  FCOS, or a ProposalNetwork with FCOSRPN, as a function of one image tensor that returns plain tensors
+rcnn     a Faster R-CNN with FCOSRPN likewise, best effort
+graph    the network of a model, and its graph
+formats  the graph in a file
 """
 
 from .formats import FORMATS, Format, as_onnx, as_torch_export, require_packages

@@ -1,4 +1,4 @@
-"""A graph in a file: what is written, which packages that takes, and that a file of the final name is a whole one."""
+"""Write a graph to a file."""
 
 import importlib.util
 import io
@@ -11,19 +11,19 @@ from torch.export import ExportedProgram
 from ..errors import UserError, install_hint
 
 OPSET = 20
-"""Of ONNX's operators; the first that has all that are needed, a deformable convolution among them, is 19."""
+"""ONNX's opset. A deformable convolution needs 19."""
 
 
 class Format(NamedTuple):
     suffix: str
     packages: Sequence[str]
-    """Those that are needed to write it, beyond torch."""
+    """Packages that writing needs besides torch."""
     write: Callable[[ExportedProgram, Sequence[str], Mapping[str, str], BinaryIO], None]
-    """Takes the graph, the names of its outputs, what else the file shall tell, and the file."""
+    """Takes the graph, the names of its outputs, notes and the file."""
 
 
 def as_onnx(program: ExportedProgram, output_names: Sequence[str], notes: Mapping[str, str], file: BinaryIO) -> None:
-    """All in one file; the notes are in its `metadata_props`."""
+    """Write ONNX with the weights inside and the notes as `metadata_props`."""
     exported = torch.onnx.export(
         program,
         dynamo=True,
@@ -41,7 +41,7 @@ def as_onnx(program: ExportedProgram, output_names: Sequence[str], notes: Mappin
 def as_torch_export(
     program: ExportedProgram, output_names: Sequence[str], notes: Mapping[str, str], file: BinaryIO
 ) -> None:
-    """For `torch.export.load`; each note is one of its `extra_files`. Outputs have no names."""
+    """Write for `torch.export.load`, with the notes as `extra_files`. Outputs have no names."""
     content = io.BytesIO()  # by name, torch would want its own ending
     torch.export.save(program, content, extra_files=dict(notes))
     file.write(content.getbuffer())
@@ -54,9 +54,10 @@ FORMATS: Mapping[str, Format] = {
 
 
 def require_packages(names: Sequence[str], *, wanted_for: str) -> None:
-    """
+    """Require packages to be installed.
+
     Raises:
-        UserError: if one is not installed.
+        UserError: if one is not.
     """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""Which network a model is, and that network's graph for images of any size."""
+"""The network of a model, and its graph for images of any size."""
 
 import warnings
 from typing import Any
@@ -16,10 +16,10 @@ from .rcnn import TwoStageNetwork, why_not
 
 
 def network_of(model: nn.Module) -> BoxNetwork | TwoStageNetwork:
-    """The model's own layers, in evaluation mode.
+    """Return the model's own layers as a network that can be exported, in evaluation mode.
 
     Raises:
-        UserError: if it is another model than `FCOS`, or a `ProposalNetwork` or a plain Faster R-CNN with FCOSRPN.
+        UserError: if the model is neither `FCOS`, nor a `ProposalNetwork` or a plain Faster R-CNN with FCOSRPN.
     """
     generator = getattr(model, "proposal_generator", None)
     if isinstance(model, FCOS):
@@ -28,8 +28,8 @@ def network_of(model: nn.Module) -> BoxNetwork | TwoStageNetwork:
     if not isinstance(model, ProposalNetwork | GeneralizedRCNN) or not isinstance(generator, FCOSRPN):
         name = f"{type(model).__name__}{f' with {type(generator).__name__}' if generator is not None else ''}"
         raise UserError(
-            f"{name} cannot be exported: MODEL.META_ARCHITECTURE FCOS can, and ProposalNetwork and Faster R-CNN with "
-            "MODEL.PROPOSAL_GENERATOR.NAME FCOSRPN; Detectron2's anchors cannot be followed"
+            f"{name} cannot be exported. MODEL.META_ARCHITECTURE FCOS can, and ProposalNetwork and Faster R-CNN with "
+            "MODEL.PROPOSAL_GENERATOR.NAME FCOSRPN; Detectron2's anchors cannot"
         )
     stage = _box_network(model, core=generator.core, postprocessor=generator.test_postprocessor, num_classes=None)
     if isinstance(model, ProposalNetwork):
@@ -48,18 +48,19 @@ def _box_network(model: nn.Module, **parts: Any) -> BoxNetwork:
     if network.backbone.padding_constraints.get("square_size"):
         raise UserError(
             f"the backbone {type(network.backbone).__name__} pads images in its own way "
-            f"({network.backbone.padding_constraints}), which export does not know: take one that needs no more than "
-            "sides that it can divide"
+            f"({network.backbone.padding_constraints}), which export does not support; choose a backbone that only "
+            "needs divisible sides"
         )
     return network.eval()
 
 
 @torch.no_grad()
 def export_graph(network: BoxNetwork | TwoStageNetwork, *, size: tuple[int, int]) -> ExportedProgram:
-    """
+    """Trace a network.
+
     Args:
         network: in evaluation mode.
-        size: (height, width) to trace with; the graph takes others as well.
+        size: (height, width) to trace with; the graph takes other sizes, too.
 
     Raises:
         UserError: if the size is too small.

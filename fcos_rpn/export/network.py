@@ -1,17 +1,17 @@
 """`FCOS`, or a `ProposalNetwork` with FCOSRPN, as a function of tensors.
 
-Input: one image, (channels, height, width) float32 from 0 to 255, its channels in the order of the config's
-`INPUT.FORMAT`. Height and width are dynamic: any number of pixels above the stride of the backbone's coarsest map, that
-is from 129 up with P7 (on a map of a single row or column a graph would hold for no other). Normalization and padding,
-to sides that the backbone can divide, are part of the graph, as they are of the model; resizing is not.
+Input: one image, (channels, height, width) float32 from 0 to 255, with its channels in the order of the config's
+`INPUT.FORMAT`. Height and width are dynamic. They must be above the stride of the backbone's coarsest map, 129 or more
+with P7: a graph traced on a map of a single row or column would not hold for others. Normalization and padding to
+divisible sides are part of the graph; resizing is not.
 
-Output, K boxes, best first, where K differs from image to image and may be 0:
+Output: K boxes, best first. K differs from image to image and may be 0.
 
     boxes    (K, 4) float32 x0, y0, x1, y1 in pixels of the image, within it
     scores   (K,) float32 in [0, 1]; a proposal's objectness logit is the logit of its score
     classes  (K,) int64; of `FCOS` only
 
-The backbone, core and post-processor are the model's own. Only suppression is done in another way, see `nms_on_tiles`.
+The backbone, core and post-processor are the model's own. Only the suppression differs, see `nms_on_tiles`.
 """
 
 import math
@@ -44,7 +44,7 @@ class BoxNetwork(nn.Module):
         Args:
             backbone, core, postprocessor: the model's.
             pixel_mean, pixel_std: (channels, 1, 1), in the order and the range of the input image.
-            num_classes: C; None where classes are not told.
+            num_classes: C; None for proposals.
         """
         super().__init__()
         self.pixel_mean: Tensor
@@ -60,7 +60,7 @@ class BoxNetwork(nn.Module):
 
     @property
     def min_side(self) -> int:
-        """The least height and width, in pixels: with less, the coarsest map would have a single row or column."""
+        """The least height and width in pixels, with which the coarsest map has more than one row and column."""
         return max(level.stride for level in self.backbone.output_shape().values()) + 1
 
     @property
@@ -96,12 +96,11 @@ class BoxNetwork(nn.Module):
 def nms_on_tiles(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, *, image_size: tuple[int, int], num_groups: int
 ) -> Tensor:
-    """torchvision's `batched_nms`, which branches on its input, as one suppression, which a graph can hold.
+    """Compute torchvision's `batched_nms` without branches on its input, which a graph cannot have.
 
-    Each group's boxes move to a tile of their own, so that they touch no other group's. Moving rounds a box, the more
-    the farther it goes: the tiles form a square and not, as in `batched_nms`, a diagonal, so that with 80 classes in an
-    image of 1333 pixels no side is off by more than 1/2048 of a pixel, and an IoU must be that near the threshold to
-    fall on its other side.
+    The boxes of each group move to a tile of their own, so that groups do not overlap, and one suppression handles all.
+    Moving rounds a box, the more the farther it goes. So the tiles form a square instead of `batched_nms`'s diagonal:
+    with 80 classes in an image of 1333 pixels, sides are off by at most 1/2048 of a pixel.
 
     Args:
         boxes: (K, 4) within the image.
@@ -119,8 +118,8 @@ def nms_on_tiles(
         height, width = image_size
         x, y = groups % tiles_per_row * (width + 1), groups // tiles_per_row * (height + 1)
         boxes = boxes + torch.stack([x, y, x, y], dim=1).to(boxes)
-    # To a graph torchvision promises that at least two boxes stay. These two, outside of every image and worse than all
-    # others, make it true.
+    # torchvision's nms declares to a graph that at least two boxes stay. These two, outside of every image and worse
+    # than all others, make that true.
     outside = boxes.new_tensor([[-2.0, -2.0, -1.0, -1.0], [-4.0, -4.0, -3.0, -3.0]])
     best_first = nms(torch.cat([boxes, outside]), torch.cat([scores, scores.new_full((2,), -1.0)]), iou_threshold)
     return best_first[:-2]

@@ -1,8 +1,8 @@
-"""A Faster R-CNN on FCOSRPN as a function of tensors: best effort, since its second half is Detectron2's.
+"""A Faster R-CNN with FCOSRPN as a function of tensors. Best effort, since its second half is Detectron2's.
 
-Detectron2's RoI heads branch on what they find, which a graph cannot. Here their layers, box head and predictor, are
-run as they are, and what lies between them is written without branches: pooling, decoding, selection. Of all the heads
-that Detectron2 has this is for the plain one, whose boxes go through softmax and no further stage.
+Detectron2's RoI heads branch on what they find, which a graph cannot. The box head and the predictor run as they are;
+pooling, decoding and selection are written here without branches. Only the plain `StandardROIHeads` are supported:
+softmax, one stage, boxes alone.
 
 Shapes: K proposals or detections, C classes.
 """
@@ -16,7 +16,7 @@ from .network import BoxNetwork, nms_on_tiles
 
 
 def why_not(roi_heads: nn.Module) -> str:
-    """Why these heads cannot be followed; empty if they can."""
+    """Say why these heads cannot be exported; empty if they can."""
     if type(roi_heads) is not StandardROIHeads:
         return f"its {type(roi_heads).__name__} are not Detectron2's StandardROIHeads"
     if roi_heads.mask_on or roi_heads.keypoint_on:
@@ -29,13 +29,13 @@ def why_not(roi_heads: nn.Module) -> str:
 
 
 class TwoStageNetwork(nn.Module):
-    """Inputs and outputs are those of a `BoxNetwork` that tells classes."""
+    """Has the inputs and outputs of a detector's `BoxNetwork`."""
 
     def __init__(self, first_stage: BoxNetwork, roi_heads: StandardROIHeads) -> None:
         """
         Args:
             first_stage: proposes.
-            roi_heads: such that `why_not` has no objection.
+            roi_heads: for which `why_not` is empty.
         """
         super().__init__()
         self.first_stage = first_stage
@@ -91,12 +91,12 @@ class TwoStageNetwork(nn.Module):
 
 
 def pool(features: list[Tensor], boxes: Tensor, pooler: ROIPooler) -> Tensor:
-    """What a pooler cuts out of the levels of one image.
+    """Pool boxes from the levels of one image, as a pooler does.
 
     Args:
         features: (1, channels, H, W), level by level.
         boxes: (K, 4) in pixels of the image.
-        pooler: with its rule for which box belongs to which level, equation 1 of the paper of feature pyramids.
+        pooler: its rule for the level of a box is equation 1 of the FPN paper.
 
     Returns:
         (K, channels, rows, columns)

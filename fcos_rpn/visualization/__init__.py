@@ -1,9 +1,9 @@
 """Pictures of what FCOS learns and finds, and plots of how good it is.
 
-pictures  detections, proposals, assignment by level, centerness, over an image
-plots     precision over recall, recall, score against IoU, of a data set
-dataset   annotated images and histograms of their boxes
-sheet     the panels that pictures are drawn onto
+draw           detections, proposals, assignment by level and centerness over an image
+plots          precision over recall, recall, score against IoU of a data set
+dataset_plots  annotated images and histograms of their boxes
+sheet          the panels that pictures are drawn on
 """
 
 from .dataset_plots import draw_annotations, plot_boxes, tile

@@ -1,4 +1,4 @@
-"""Pictures of a data set: annotated images on one sheet, and how large, how wide and how many their boxes are."""
+"""Pictures of a data set: annotated images on one sheet, and histograms of their boxes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,14 @@ MAX_BINS = 40
 def draw_annotations(
     image: Picture, boxes: Tensor, classes: Sequence[int], class_names: Sequence[str], *, title: str
 ) -> Picture:
-    """
+    """Draw annotated boxes over an image.
+
     Args:
         image: (H, W, 3) uint8 RGB, as Detectron2's `read_image(file, "RGB")` returns it.
         boxes: (M, 4) x0, y0, x1, y1 in its pixels.
         classes: M in [0, C).
         class_names: C names.
-        title: what the image is called.
+        title: the image's name.
     """
     sheet = Sheet(image, num_panels=1)
     panel = sheet.add_panel(_plain(title), "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes")
@@ -44,7 +45,7 @@ def draw_annotations(
 
 
 def tile(pictures: Sequence[Picture]) -> Picture:
-    """Pictures of any sizes, brought to one width, row by row on one sheet."""
+    """Scale pictures to one width and put them on one sheet, row by row."""
     tiles = [
         Image.fromarray(picture).resize(
             (TILE_WIDTH, max(1, round(TILE_WIDTH * picture.shape[0] / picture.shape[1]))), Image.Resampling.LANCZOS
@@ -63,7 +64,7 @@ def tile(pictures: Sequence[Picture]) -> Picture:
 def plot_boxes(
     sides: NDArray[np.float64], boxes_per_image: Sequence[int], boxes_per_class: Mapping[str, int]
 ) -> Figure:
-    """Histograms of the boxes of a data set: size, aspect ratio, number per image and per class.
+    """Plot histograms of a data set's boxes: size, aspect ratio, number per image and per class.
 
     Args:
         sides: (M, 2) width and height above 0, in pixels.
@@ -86,7 +87,7 @@ def plot_boxes(
 
 
 def _add_octaves(panel: Axes, values: NDArray[np.float64]) -> None:
-    """A histogram over a logarithmic axis."""
+    """Add a histogram over a logarithmic axis."""
     low, high = (values.min(), values.max()) if len(values) else (1, 2)
     first = math.floor(np.log2(low))
     last = max(first + 1, math.ceil(np.log2(high)))
@@ -110,7 +111,7 @@ def _add_whole_numbers(panel: Axes, values: Sequence[int]) -> None:
 
 
 def _add_classes(panel: Axes, boxes_per_class: Mapping[str, int]) -> None:
-    """A bar for each class, its name over it."""
+    """Add a bar for each class, with its name over it."""
     shown = sorted(boxes_per_class.items(), key=lambda item: -item[1])[:MAX_CLASSES]
     hidden = len(boxes_per_class) - len(shown)
     add_title(panel, "Boxes per class", f"and {hidden} rarer ones" if hidden else "")

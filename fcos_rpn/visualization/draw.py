@@ -1,8 +1,8 @@
-"""Pictures of what FCOS learns and finds: detections, proposals, assignment by level, centerness to learn and found.
+"""Pictures of what FCOS learns and finds: detections, proposals, assignment by level, target and predicted centerness.
 
 Every function takes the image as (H, W, 3) uint8 RGB, as Detectron2's `read_image(file, "RGB")` returns it, with boxes
-and locations in its pixels, on any device. It returns a sheet of panels, each the image with something drawn over it,
-enlarged or reduced to suit a screen: again (h, w, 3) uint8 RGB, for `PIL.Image.fromarray(picture).save(file)`.
+and locations in its pixels, on any device. It returns a sheet of panels that show the image, scaled to suit a screen,
+with something drawn over it: (h, w, 3) uint8 RGB, for `PIL.Image.fromarray(picture).save(file)`.
 
 Shapes: R locations, C classes, M ground-truth boxes, P positives, K detections or proposals.
 """
@@ -28,9 +28,9 @@ from ..modeling.postprocess import FCOSPostProcessor
 from .sheet import AS_PIXELS, INK, Picture, Sheet, add_tag, draw_boxes
 
 PALETTE = ["#ff4d5e", "#2f9bff", "#ffc21a", "#35d07f", "#b06bff", "#ff8a1f", "#19d3da", "#ff6ec7", "#b5e61d", "#c98f63"]
-"""Colors of the classes, or of the boxes of an image, in turn."""
+"""Colors of classes, or of an image's boxes, in turn."""
 MATCHES = [(0.7, "IoU ≥ 0.7", "#35d07f"), (0.5, "≥ 0.5", "#ffc21a"), (0.0, "below", "#f4f4f6")]
-"""Least IoU, name and color of the kinds of boxes that `draw_proposals` tells apart."""
+"""Least IoU, name and color of the kinds of boxes in `draw_proposals`."""
 
 FUSIONS = {"geometric": "geometric mean", "product": "product"}
 """Of the post-processor -> in words."""
@@ -39,7 +39,7 @@ MIN_DOT, MAX_DOT = 5, 16  # where the centerness is 1
 
 
 def _heat_colors(alphas: NDArray[np.float64]) -> ListedColormap:
-    """From violet at 0 to yellow at 1."""
+    """Return a color map from violet at 0 to yellow at 1."""
     colors = colormaps["inferno"](np.linspace(0.3, 1, 256))
     colors[:, 3] = alphas
     return ListedColormap(colors)
@@ -57,19 +57,19 @@ def draw_detections(
     *,
     score_thresh: float = 0.5,
 ) -> Picture:
-    """Ground truth on the left, if there is any to show, and detections on the right, colored by class.
+    """Draw ground truth, if given, on the left and detections on the right, colored by class.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         detections: K with `pred_boxes`, `scores` and `pred_classes`.
         ground_truth: M with `gt_boxes` and `gt_classes`.
         class_names: C names.
-        score_thresh: detections of a lower score are left out.
+        score_thresh: leave out detections of a lower score.
     """
     detections = detections[detections.scores >= score_thresh]
     classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
     gt_classes = [] if ground_truth is None else ground_truth.gt_classes.tolist()
-    # Where the classes outnumber the colors, only those to be seen share them out.
+    # If there are more classes than colors, only the classes in the picture take one each.
     shown = range(len(class_names)) if len(class_names) <= len(PALETTE) else sorted({*gt_classes, *classes})
 
     sheet = Sheet(image, num_panels=1 if ground_truth is None else 2)
@@ -84,18 +84,18 @@ def draw_detections(
 
 
 def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances, *, limit: int = 100) -> Picture:
-    """Ground truth on the left, proposals on the right, each box colored by its best IoU with the other side.
+    """Draw ground truth on the left and proposals on the right, colored by the best IoU with the other side.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        proposals: K with `proposal_boxes` and `objectness_logits`; the less objectness, the fainter.
+        proposals: K with `proposal_boxes` and `objectness_logits`; less objectness is drawn fainter.
         ground_truth: M with `gt_boxes`.
-        limit: how many proposals, the best ones, are looked at.
+        limit: how many proposals to draw, best first.
     """
     proposals, gt_boxes = proposals.to("cpu"), ground_truth.gt_boxes.to("cpu")
     best_first = proposals.objectness_logits.argsort(descending=True)
     proposals = proposals[best_first[:limit].flip(0)]  # what comes later is drawn on top
-    # A box with nothing on the other side finds the zero of the padding.
+    # The padding gives an IoU of 0 where the other side is empty.
     iou = F.pad(pairwise_iou(gt_boxes, proposals.proposal_boxes), (0, 1, 0, 1))  # (M + 1, K + 1)
     gt_iou, proposal_iou = iou[:-1].amax(dim=1).tolist(), iou[:, :-1].amax(dim=0).tolist()
 
@@ -112,7 +112,7 @@ def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances
 
 
 def draw_best_proposals(image: Picture, proposals: Instances) -> Picture:
-    """Proposals by themselves, where there is no ground truth: the best on top, the less objectness the fainter.
+    """Draw proposals without ground truth: the best on top, less objectness fainter.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -134,18 +134,18 @@ def draw_assignment(
     *,
     num_candidates: Tensor | None = None,
 ) -> Picture:
-    """Which location learns which box: a panel of all boxes, dashed where none learns them, and one for each level.
+    """Draw which location learns which box: a panel of all boxes, unlearned ones dashed, and one panel for each level.
 
-    A dot is a location, in the color of the box it learns; the larger, the greater the centerness it is to predict.
-    Levels that learn nothing are left out.
+    A dot is a location, in the color of the box that it learns; its area is the centerness to predict. Levels that
+    learn nothing are left out.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         locations: R of the image.
         targets: of this one image (N = 1).
         ground_truth: M with `gt_boxes`, from which the targets were made.
-        num_candidates: (R,) how many boxes each location could learn; where there are several, which is ambiguous
-            (paper, figure 1), its dot is ringed in white.
+        num_candidates: (R,) how many boxes each location could learn. The dots of ambiguous locations, which have
+            several (paper, figure 1), get a white ring.
     """
     (matched_idxs,) = targets.matched_idxs.cpu()  # (R,)
     positives, centerness = targets.positives.cpu(), compute_centerness(targets.ltrb).cpu()  # (P,)
@@ -182,9 +182,9 @@ def draw_assignment(
 def draw_target_centerness(
     image: Picture, locations: Locations, targets: FCOSTargets, ground_truth: Instances
 ) -> Picture:
-    """The centerness that is to be learned, as a heat map (paper, figure 3): panels as those of `draw_assignment`.
+    """Draw the target centerness as a heat map (paper, figure 3), with the panels of `draw_assignment`.
 
-    A cell is a location that learns a box; the others, which learn no centerness, are left as they are.
+    Only locations that learn a box have a colored cell.
 
     Args:
         image, locations, targets, ground_truth: see `draw_assignment`.
@@ -242,7 +242,7 @@ def draw_centerness(
 
 
 def _add_learned_boxes(sheet: Sheet, boxes: Tensor, matched_idxs: Tensor) -> Axes:
-    """A panel of (M, 4) boxes, each in its color, dashed where it is not among the (R,) boxes that are learned."""
+    """Add a panel of (M, 4) boxes in their colors, dashed if not among the (R,) learned boxes."""
     is_learned = torch.isin(torch.arange(len(boxes)), matched_idxs)  # (M,)
     num_left = len(boxes) - int(is_learned.sum())
     panel = sheet.add_panel("Ground truth", f"{_count_boxes(boxes)}, {num_left or 'none'} unassigned")
@@ -252,7 +252,7 @@ def _add_learned_boxes(sheet: Sheet, boxes: Tensor, matched_idxs: Tensor) -> Axe
 
 
 def _draw_heat(panel: Axes, points: Tensor, stride: float, values: Tensor, colors: Colormap) -> None:
-    """A cell around each of the (h·w, 2) points of a level, in the color of its value in [0, 1]; none for NaN."""
+    """Draw a cell around each of the (h·w, 2) points of a level, colored by its value in [0, 1]; none for NaN."""
     width = len(points[:, 0].unique())
     left, top = (points[0] - stride / 2).tolist()
     right, bottom = (points[-1] + stride / 2).tolist()

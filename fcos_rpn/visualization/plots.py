@@ -1,4 +1,4 @@
-"""Plots of what models find in a whole data set: precision over recall, recall over what is asked, IoU over score.
+"""Plots of what models find in a data set: precision over recall, recall, IoU over score.
 
 Every function returns a matplotlib figure; `save_figure` writes it.
 """
@@ -23,7 +23,7 @@ from .fonts import installed_fonts
 from .sheet import DPI, FONT_SIZE, INK, SMALL_FONT_SIZE, SOFT_INK
 
 LINE_COLORS = ["#2f9bff", "#ff4d5e", "#2bb56c", "#b06bff", "#ff8a1f", "#19b5bd", "#e0559f", "#c98f63"]
-"""Those of the boxes in pictures, the lighter ones darkened for a white ground."""
+"""The colors of boxes in pictures, the lighter ones darkened for a white ground."""
 OVERRATED, FAIR = LINE_COLORS[1], LINE_COLORS[0]
 GRID = "#e5e5ea"
 
@@ -37,7 +37,7 @@ FILE_DPI = 2 * DPI
 def plot_precision_recall(
     curves: Mapping[str, PrecisionRecall], *, iou_thresholds: Sequence[float] = REPORTED_THRESHOLDS
 ) -> Figure:
-    """A panel for each IoU threshold with the curves of all models, and their AP below.
+    """Plot a panel for each IoU threshold with the curves of all models, and their AP below.
 
     Args:
         curves: by the model's name.
@@ -60,9 +60,11 @@ def plot_precision_recall(
 
 
 def plot_score_against_iou(origins: BoxOrigins) -> Figure:
-    """A dot for each box: its IoU with the ground truth over the class probability, and over the score that centerness
-    makes of it (paper, figure 7, whose score is the product). Boxes whose class probability is above their IoU have
-    another color, in both panels, so that one sees where centerness puts them."""
+    """Plot a dot for each box: its IoU with the ground truth over its class probability, and over its score.
+
+    Boxes whose class probability is above their IoU have another color in both panels, which shows what centerness does
+    to them (paper, figure 7, whose score is the product).
+    """
     figure, panels = new_figure(num_panels=2, panel_size=LARGE_PANEL)
     is_overrated = (origins.class_scores > origins.ious).cpu()  # (K,)
     before, after = ("Before centerness", "Class probability, %"), ("With centerness", "Score, %")
@@ -81,8 +83,8 @@ def plot_score_against_iou(origins: BoxOrigins) -> Figure:
 
 
 def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
-    """Recall over IoU at the fewest boxes an image and, dashed, at the most; average recall over the number of boxes;
-    AR100 over the iterations of the training.
+    """Plot recall over IoU with the fewest boxes per image and, dashed, with the most; average recall over the number
+    of boxes; and AR100 over the iterations of the training.
 
     Args:
         curves: by the system's name, all with the same limits.
@@ -111,7 +113,7 @@ def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
 
 
 def plot_proposal_limits(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
-    """AP and time over the number of proposals that the second stage gets.
+    """Plot AP and time over the number of proposals for the second stage.
 
     Args:
         curves: by the system's name: number of proposals -> AP in percent, and seconds per image.
@@ -148,7 +150,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def new_figure(*, num_panels: int, panel_size: int = PANEL, extra_height: int = 0) -> tuple[Figure, list[Axes]]:
-    """Square panels in a row over [0, 1] x [0, 1], and free space of that height in pixels below them."""
+    """Make square panels over [0, 1] x [0, 1] in a row, above free space of `extra_height` pixels."""
     width = LEFT + num_panels * (panel_size + GAP) - GAP + RIGHT
     height = TOP + panel_size + BOTTOM + extra_height
     figure = Figure((width / DPI, height / DPI), DPI, facecolor="white")
@@ -175,7 +177,7 @@ def _add_line(panel: Axes, percentages: Mapping[Any, float], color: str, *, line
 
 
 def add_title(panel: Axes, title: str, detail: str = "") -> None:
-    """As a caption of `sheet`."""
+    """Add a title that looks like a caption of `sheet`."""
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": FONT_SIZE, "va": "bottom"}
     head = panel.annotate(title, (0, 1), (0, 10), "axes fraction", **text, color=INK, fontweight="bold")
     panel.annotate(detail, (1, 0), (8, 0), head, **text, color=SOFT_INK)
@@ -184,8 +186,7 @@ def add_title(panel: Axes, title: str, detail: str = "") -> None:
 def _add_figures_below(
     panel: Axes, heading: str, figures: Mapping[str, float], colors: Sequence[str], *, width: float = 1
 ) -> None:
-    """A line for each name: its color, the name and its figure, under the panel's own labels; as wide as so many
-    panels."""
+    """Add a line for each name below the panel: its color, the name and its figure. `width` is in panels."""
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL_FONT_SIZE, "va": "center"}
     first = -BOTTOM - LEGEND_LINE
     panel.annotate(heading, (width, 0), (0, first), "axes fraction", **text, ha="right", color=SOFT_INK)
@@ -199,7 +200,7 @@ def _add_figures_below(
 
 
 def _add_dots(panel: Axes, scores: Tensor, ious: Tensor, is_overrated: Tensor) -> None:
-    """The more dots, the fainter; as pixels also in an SVG, which thousands of shapes would make slow."""
+    """Add dots, fainter the more there are. They are pixels in an SVG, too, which thousands of shapes would slow."""
     alpha = min(0.8, max(0.08, 400 / (1 + len(scores))))
     colors = [OVERRATED if is_over else FAIR for is_over in is_overrated.tolist()]
     panel.scatter(scores.tolist(), ious.tolist(), 14, colors, alpha=alpha, linewidths=0, rasterized=True)

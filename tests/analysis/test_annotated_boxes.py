@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from fcos_rpn.analysis import boxes as annotations_module
+from fcos_rpn.analysis import annotated_boxes as annotations_module
 from fcos_rpn.analysis.annotated_boxes import group_images, input_boxes, input_sizes, padded_sizes, read_boxes
 from fcos_rpn.errors import UserError
 from tests.data.small_coco import small_coco

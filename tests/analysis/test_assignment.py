@@ -121,7 +121,7 @@ def test_sampler_of_a_config():
         cfg.MODEL.FCOS.CENTERNESS = centerness
         sampler = LocationSampler(cfg, SHAPES, in_features=["p2", "p3"], num_classes=80)
         assert sampler.outputs_per_sample == outputs
-    with pytest.raises(UserError, match="the backbone has no p9"):
+    with pytest.raises(UserError, match="in_features has p9, but the backbone gives"):
         LocationSampler(cfg, SHAPES, in_features=["p9"], num_classes=80)
 
 

@@ -9,7 +9,7 @@ from fcos_rpn.analysis.suggest import Margin, suggest, worthwhile
 from tests.tiny import tiny_config
 
 
-def images_of(boxes: list[list[float]], *, num_images: int = 6) -> Annotations:
+def images_of(boxes: list[list[float]], *, num_images: int = 2) -> Annotations:
     """The same boxes on every image of 128 x 128 pixels."""
     return Annotations(
         boxes=torch.tensor(boxes * num_images, dtype=torch.float64),
@@ -129,7 +129,7 @@ def test_the_search_looks_at_some_images_only(monkeypatch):
         return measure(sampler, annotations, **inputs)
 
     monkeypatch.setattr(suggest_module, "measure", watched)
-    assert "MODEL.FCOS.IN_FEATURES" in suggest(config(), SMALL)
+    assert "MODEL.FCOS.IN_FEATURES" in suggest(config(), images_of(SMALL.boxes[:3].tolist(), num_images=6))
     assert seen == {(0, 3)}
 
 

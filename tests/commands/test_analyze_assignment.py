@@ -1,8 +1,6 @@
 """tools/analyze_assignment.py within this process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,6 @@ from fcos_rpn import UserError, add_fcos_config
 from fcos_rpn.commands import analyze_assignment as tool
 from fcos_rpn.config import merge_file
 from tests.tiny import tiny_config, write_coco_folder
-
-ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "analyze_assignment.py"
-
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 
@@ -32,7 +26,7 @@ def folder(tmp_path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    tool.main(tool.build_argument_parser().parse_args([str(argument) for argument in arguments]))
+    tool.main([str(argument) for argument in arguments])
 
 
 def given(folder: Path) -> tuple[object, ...]:
@@ -98,13 +92,5 @@ def test_mistakes(folder):
         run("--config-file", "nowhere.yaml", "--annotations", folder / "coco" / "instances.json")
     with pytest.raises(UserError, match="cannot be read"):
         run("--config-file", folder / "tiny.yaml", "--annotations", folder / "nowhere.json")
-    with pytest.raises(UserError, match="cannot be made or written"):
+    with pytest.raises(UserError, match="cannot be written"):
         run(*given(folder), "--output", folder / "tiny.yaml" / "out.json")
-
-
-def test_a_mistake_ends_in_one_line(folder):
-    arguments = ["--config-file", "nowhere.yaml", "--annotations", "nowhere.json"]
-    done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: no config file nowhere.yaml")
-    assert "Traceback" not in done.stderr

@@ -62,7 +62,7 @@ def test_images_without_boxes_are_drawn_by_id_only(run, tmp_path):
     assert rows[2] == ["1", *["0"] * 8]
 
     (tmp_path / "none.json").write_text(json.dumps({**content, "annotations": []}))
-    with pytest.raises(UserError, match="not one image"):
+    with pytest.raises(UserError, match="no image of the annotations has a box"):
         run(annotations=tmp_path / "none.json")
 
 
@@ -74,7 +74,7 @@ def test_mistakes(run, tmp_path):
     anchors = tiny_config("ProposalNetwork")
     anchors.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     anchors.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-    with pytest.raises(UserError, match=r"no FCOS to learn anything.* ProposalNetwork and RPN"):
+    with pytest.raises(UserError, match=r"the config has no FCOS:.* ProposalNetwork and RPN"):
         run(cfg=anchors)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/folder: cannot be made or written"):

@@ -83,6 +83,7 @@ def test_dots_are_scores_against_iou_before_and_after_centerness():
 def test_nothing_found():
     figure = plot_score_against_iou(origins([], [], []))
     assert [len(panel.collections[0].get_offsets()) for panel in figure.axes] == [0, 0]
+    assert "no boxes" in texts(figure.axes[0])
 
 
 def test_files_of_both_kinds_always_the_same(tmp_path):
@@ -96,10 +97,6 @@ def test_files_of_both_kinds_always_the_same(tmp_path):
     for suffix in ("png", "svg"):
         one, other = (tmp_path / folder / f"figure.{suffix}" for folder in ("new", "again"))
         assert one.read_bytes() == other.read_bytes()
-
-
-def test_score_against_iou_without_boxes():
-    assert "no boxes" in texts(plot_score_against_iou(origins([], [], [])).axes[0])
 
 
 def recall_curves(scale):

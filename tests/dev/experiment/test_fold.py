@@ -19,7 +19,7 @@ def test_every_fifth_image_is_held_out(tmp_path):
 
 def test_the_folds_are_checked(tmp_path):
     (tmp_path / "other.json").write_text('{"annotations": [], "categories": []}')
-    with pytest.raises(UserError, match=r"other\.json: the key 'images' is missing"):
+    with pytest.raises(UserError, match=r"other\.json: "):
         split(tmp_path / "other.json", tmp_path)
     _, empty = write_coco_folder(tmp_path / "empty", num_images=10, boxes_per_image=0)
     with pytest.raises(UserError, match="must have boxes"):
