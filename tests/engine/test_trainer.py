@@ -13,7 +13,13 @@ from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.engine.divergence import TrainingDiverged
 from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.trainer import Trainer
-from fcos_rpn.engine.yaml import build_optimizer, build_trainer, evaluate_weights, with_test_time_augmentation
+from fcos_rpn.engine.yaml import (
+    build_optimizer,
+    build_trainer,
+    evaluate_weights,
+    parts_of,
+    with_test_time_augmentation,
+)
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -94,6 +100,22 @@ def test_training_ends_with_weights_and_results(config, meta_architecture, propo
     evaluate_weights(cfg)
     for before in files:
         assert json.loads(before.with_suffix("").read_text()) == json.loads(before.read_text()) != []
+
+
+@pytest.mark.parametrize("part", ["core", "whole model"])
+def test_compiled_models_train_and_are_evaluated_and_saved_under_plain_names(config, part):
+    cfg = config()
+    parts = parts_of(cfg)
+    names = parts["model"].state_dict().keys()
+    if part == "core":
+        parts["model"].core = torch.compile(parts["model"].core, backend="eager")
+    else:
+        parts["model"] = torch.compile(parts["model"], backend="eager")
+    results = Trainer(**parts).train()
+    cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    assert torch.load(cfg.MODEL.WEIGHTS)["model"].keys() == names
+    assert json.dumps(evaluate_weights(cfg)) == json.dumps(results)
+    torch._dynamo.reset()
 
 
 def test_evaluation_needs_all_weights(config):
