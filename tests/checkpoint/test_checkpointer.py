@@ -380,7 +380,8 @@ def red_and_blue(tmp_path) -> Path:
 
 
 def options_of(kind: str) -> dict[str, Any]:
-    return {"evaluated": {"require_all": True}, "resumed": {"trainer": Counter()}, "started from": {}}[kind]
+    options: dict[str, dict[str, Any]] = {"evaluated": {"require_all": True}, "resumed": {"trainer": Counter()}}
+    return options.get(kind, {})
 
 
 @pytest.mark.parametrize("kind", ["evaluated", "resumed", "started from"])
