@@ -115,8 +115,8 @@ class FCOSPostProcessor:
         scores, ltrb = self.candidate_scores(predictions), predictions.ltrb.float()
         if is_on_cpu(scores):
             selections = [
-                self.select(*of_image, locations, image_size)
-                for *of_image, image_size in zip(scores, ltrb, image_sizes, strict=True)
+                self.select(image_scores, image_ltrb, locations, image_size)
+                for image_scores, image_ltrb, image_size in zip(scores, ltrb, image_sizes, strict=True)
             ]
         else:
             selections = self._select_together(scores, ltrb, locations, image_sizes)
