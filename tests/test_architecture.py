@@ -46,7 +46,7 @@ MODELING = {
     "backbones": 3,
     "training_log": 3,
     "core": 4,
-    "rcnn": 3,
+    "rcnn": 6,
     "meta_arch": 5,
     "proposal_generator": 5,
     "find": 6,
