@@ -85,7 +85,7 @@ def kind_of(cfg: CfgNode) -> tuple[object, ...]:
     is_two_stage = "RCNN" in model.META_ARCHITECTURE
     return (
         *(model.META_ARCHITECTURE, model.BACKBONE.NAME, frozenset(losses_of(cfg, is_two_stage))),
-        *(of_generator if is_two_stage or model.META_ARCHITECTURE == "ProposalNetwork" else ()),
+        *(of_generator if is_two_stage or model.META_ARCHITECTURE.endswith("ProposalNetwork") else ()),
         *(of_heads if is_two_stage else ()),
     )
 
@@ -143,8 +143,8 @@ def test_evaluation_step(cfg, model):
     assert len(outputs) == len(batch)
     architecture = cfg.MODEL.META_ARCHITECTURE
     for output in outputs:
-        assert ("instances" in output) == (architecture != "ProposalNetwork")
-        assert ("proposals" in output) == (architecture in ("ProposalNetwork", "GeneralizedRCNNWithProposals"))
+        assert ("instances" in output) == ("ProposalNetwork" not in architecture)
+        assert ("proposals" in output) == ("Proposal" in architecture)
         if "instances" in output:
             found = output["instances"]
             assert_within_image(found, found.pred_boxes.tensor, cfg.TEST.DETECTIONS_PER_IMAGE)

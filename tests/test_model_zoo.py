@@ -32,7 +32,7 @@ def test_every_lazy_config_is_found_by_its_name(name):
 
 def test_config_is_merged_with_its_base():
     cfg = get_config("COCO-Detection/fcos_rpn_R_50_FPN_1x.yaml")
-    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME) == ("ProposalNetwork", "FCOSRPN")
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME) == ("BatchedProposalNetwork", "FCOSRPN")
 
 
 @pytest.mark.parametrize("name", ["fcos_R_50_FPN_1x.yaml", "COCO-Detection", ""])
@@ -101,7 +101,7 @@ script.load()()
     module, architectures, roles = json.loads(found)
     assert Path(module).is_relative_to(installed)
     assert architectures == [get_config(name).MODEL.META_ARCHITECTURE for name in CONFIGS]
-    assert roles == ["GeneralizedRCNNWithProposals", "FCOS", "ProposalNetwork"]
+    assert roles == ["GeneralizedRCNNWithProposals", "FCOS", "BatchedProposalNetwork"]
     assert "best possible recall" in "\n".join(printed).lower()
 
 
