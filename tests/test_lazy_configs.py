@@ -38,7 +38,7 @@ def pair(request) -> tuple[CfgNode, DictConfig]:
 
 def test_there_is_one_of_each_role():
     targets = {model_zoo.get_config(f"lazy/{name}.py").model._target_.__name__ for name in NAMES}
-    assert targets == {"FCOS", "ProposalNetwork", "GeneralizedRCNNWithProposals"}
+    assert targets == {"FCOS", "BatchedProposalNetwork", "GeneralizedRCNNWithProposals"}
 
 
 def plain(value: Any) -> Any:

@@ -24,17 +24,6 @@ from fcos_rpn import UserError
 from fcos_rpn.errors import make_folder, user_errors_as_messages
 from fcos_rpn.visualization import save_figure
 
-ABOUT = {
-    "inference": "images -> detections, and the convolutions alone",
-    "train-step": "time and memory of forward and backward",
-    "assign": "ground truth -> targets",
-    "loss": "forward and backward of the losses",
-    "proposals": "features -> proposals, against the anchor RPN",
-    "evaluate": "AP and AR of a data set",
-    "growth": "each step against image size, batch, boxes and classes",
-    "all": "all of these",
-}
-
 
 def build_argument_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
@@ -48,7 +37,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         "python -m dev.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subjects = parser.add_subparsers(dest="subject", required=True)
-    for name, about in ABOUT.items():
+    for name, about in [*((name, subject.about) for name, subject in SUBJECTS.items()), ("all", "all of these")]:
         subject = subjects.add_parser(name, parents=[common], help=about, description=about)
         if name == "inference":
             subject.add_argument("--backbone", default="R50", help="R50 or mobilenet_v2 (default: %(default)s)")
@@ -69,19 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     setup = Setup(torch.device(args.device), is_quick=args.quick, uses_amp=args.amp)
     for subject in SUBJECTS if args.subject == "all" else [args.subject]:
-        print(f"\n{subject}: {ABOUT[subject]}", flush=True)
+        print(f"\n{subject}: {SUBJECTS[subject].about}", flush=True)
         run(subject, comparisons(subject, args), setup, args.output)
 
 
 def comparisons(subject: str, args: argparse.Namespace) -> Callable[[Setup], Iterator[Comparison]]:
     if args.subject != "inference":
-        return SUBJECTS[subject]
+        return SUBJECTS[subject].comparisons
     size = tuple(args.size) if args.size else None
     return functools.partial(inference.comparisons, backbone=args.backbone, size=size, batch_size=args.batch)
 
 
 def run(subject: str, prepare: Callable[[Setup], Iterator[Comparison]], setup: Setup, output: Path) -> None:
-    """Measure; after each comparison the file holds all that is known."""
+    """Measure and print one subject; write the file after each comparison."""
     report = Report(subject, setup)
     for comparison in tqdm(prepare(setup), desc=subject, unit="comparison", leave=False):
         report.add(comparison, measure(comparison, setup))

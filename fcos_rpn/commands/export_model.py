@@ -77,7 +77,7 @@ def config_of(args: argparse.Namespace) -> CfgNode:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = args.weights
     if args.proposals is not None:
-        if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+        if cfg.MODEL.META_ARCHITECTURE not in ("ProposalNetwork", "BatchedProposalNetwork"):
             raise UserError(
                 f"--proposals {args.proposals}: {cfg.MODEL.META_ARCHITECTURE} gives no proposals. How many detections "
                 "it gives is TEST.DETECTIONS_PER_IMAGE"

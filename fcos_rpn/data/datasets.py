@@ -107,6 +107,7 @@ def register_coco_folder(
     renamed = {image["id"]: image["original_id"] for image in checked.content["images"] if "original_id" in image}
     MetadataCatalog.get(name).set(
         json_file=str(checked_json_file),
+        original_json_file=str(json_file),
         source=source,
         image_root=str(images),
         evaluator_type="coco",
@@ -158,13 +159,20 @@ def _load_with_plain_ids(load: Callable[[], Any], dataset_name: str) -> Any:
     records = load()
     if not isinstance(records, list):
         return records
+    # Metadata refuses to change an attribute, but a data set may be loaded again after a change.
+    attributes = vars(MetadataCatalog.get(dataset_name))
+    attributes.pop("original_image_ids", None)
     ids = [record.get("image_id") for record in records]
     if all(type(image_id) is int and 0 <= image_id < LARGEST_ID for image_id in ids) and len({*ids}) == len(ids):
         return records
     if given := {number: image_id for number, image_id in enumerate(ids, start=1) if image_id is not None}:
-        # Metadata refuses to change an attribute, but a data set may be loaded again after a change.
-        vars(MetadataCatalog.get(dataset_name))["original_image_ids"] = given
+        attributes["original_image_ids"] = given
     return [{**record, "image_id": number} for number, record in enumerate(records, start=1)]
+
+
+def shown_name(dataset_name: str) -> str:
+    """What messages call a registered data set: the json that the user gave, or the name."""
+    return str(MetadataCatalog.get(dataset_name).get("original_json_file", repr(dataset_name)))
 
 
 def _classes_of(dataset_name: str) -> list[str]:
@@ -215,9 +223,9 @@ def class_names(dataset_names: Sequence[str]) -> list[str]:
     first, *others = dataset_names
     classes = _classes_of(first)
     for other in others:
-        if differences := class_differences(repr(first), classes, repr(other), _classes_of(other)):
+        if differences := class_differences(shown_name(first), classes, shown_name(other), _classes_of(other)):
             raise UserError(
-                f"data sets {first!r} and {other!r} have different classes: {differences}; "
+                f"data sets {shown_name(first)} and {shown_name(other)} have different classes: {differences}; "
                 "give both json files the same categories in the same order of ids"
             )
     return classes

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from .coco.repairs import nothing_to_learn
+from .datasets import shown_name
 from .proposals import records_with_proposals
 from .seeding import Purpose, mix, seeded_generators
 
@@ -281,7 +282,12 @@ def require_boxes(records: Sequence[Record], names: Sequence[str]) -> None:
         dropped: Counter[str] = Counter()
         for name in names:
             dropped.update(MetadataCatalog.get(name).get("repairs", {}))
-        raise UserError(f"data set {', '.join(map(repr, names))}: {nothing_to_learn(len(crowds), dropped)}")
+        hint = ""
+        if not crowds and any(
+            {"json_file"} == {"json_file", "source"} & MetadataCatalog.get(n).as_dict().keys() for n in names
+        ):
+            hint = "; if the json has some, Detectron2's reader drops them: give it as --train IMAGES JSON"
+        raise UserError(f"{', '.join(map(shown_name, names))}: {nothing_to_learn(len(crowds), dropped)}{hint}")
 
 
 def are_wide(records: Sequence[Record]) -> list[bool]:

@@ -63,9 +63,10 @@ def _why_unreadable(file: str, error: Exception) -> str:
             return f"not a picture, but {found}"
         if head[:4] in (b"II*\0", b"MM\0*") and (problem := _tiff_problem(stream)) is not None:
             return problem
+    start = head[:12].decode("latin-1")
     return (
-        f"not a picture that Pillow knows (it begins with {head[:12]!r}); convert it to JPEG or PNG, or delete this "
-        "image from the json"
+        f"not a picture that Pillow knows (it begins with {start if start.isprintable() else head[:12].hex(' ')}); "
+        "convert it to JPEG or PNG, or delete this image from the json"
     )
 
 

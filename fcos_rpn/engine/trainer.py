@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import FCOSCheckpointer
-from ..errors import UserError
+from ..errors import UserError, is_death_of_a_worker
 from .divergence import DivergenceGuard
 from .replay import Replay, settings_of, warn_of_ignored
 
@@ -170,8 +170,9 @@ class Trainer(SimpleTrainer):
                     self.iter += 1
             except UserError:  # whoever catches it prints it
                 raise
-            except Exception:
-                logger.exception("Training failed at iteration %d", self.iter)
+            except Exception as error:
+                if not is_death_of_a_worker(error):
+                    logger.exception("Training failed at iteration %d", self.iter)
                 raise
             finally:
                 self.after_train()

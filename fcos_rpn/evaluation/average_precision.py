@@ -67,9 +67,16 @@ def average_precision(
         image_keys=_IMAGE_KEYS[task],
         annotation_keys=("category_id", *_ANNOTATION_KEYS[task]),
     )
+    found = _results(detections, task, numbers)
+    # hotcoco refuses negative ids.
+    classes = {id_: number for number, id_ in enumerate(sorted(category["id"] for category in plain["categories"]), 1)}
+    for category in plain["categories"]:
+        category["id"] = classes[category["id"]]
+    for entry in (*plain["annotations"], *found):
+        entry["category_id"] = classes.get(entry["category_id"], 0)
     with contextlib.redirect_stdout(io.StringIO()):
         coco_gt = as_coco(plain, library)
-        coco_dt = load_results(coco_gt, _results(detections, task, numbers), library)
+        coco_dt = load_results(coco_gt, found, library)
         coco_eval = library.coco_eval(coco_gt, coco_dt, task)
     if task == "keypoints":
         coco_eval.params.kpt_oks_sigmas = np.array(kpt_oks_sigmas or coco_eval.params.kpt_oks_sigmas)

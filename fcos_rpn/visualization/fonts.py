@@ -16,11 +16,8 @@ logger = logging.getLogger(__name__)
 
 def font_families(text: str) -> list[str]:
     """Matplotlib's families, and after them those installed ones that the text needs."""
-    return (
-        [*rcParams["font.family"], *_extra_families(frozenset(text))]
-        if not text.isascii()
-        else [*rcParams["font.family"]]
-    )
+    extra = () if text.isascii() else _extra_families(frozenset(text))
+    return [*rcParams["font.family"], *extra]
 
 
 @contextlib.contextmanager

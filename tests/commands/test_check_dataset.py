@@ -68,17 +68,28 @@ def test_no_errors(folder, config, capsys):
 
 def test_errors_come_a_line_each_and_are_counted(folder, config, capsys):
     annotations = json.loads((folder / "pets.json").read_text())["annotations"]
-    annotations[0]["bbox"] = [10, 20, float("nan"), 40]
+    annotations[0]["bbox"] = [10, 20, -30, 40]
     change(folder, annotations=[*annotations, annotations[2] | {"id": 104}])
     (folder / "photos" / "12.png").write_bytes(b"")
     assert run(folder, config) == 1
     *lines, last = capsys.readouterr().out.splitlines()
-    assert last == "3 errors, 2 warnings"  # no dog is left, either
+    assert last == "2 errors, 4 warnings"  # no dog is left, either, and two equal boxes share their locations
     errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 3
-    assert errors[0].startswith("error: annotation 101 of image 11 (11.png): bbox [10, 20, nan, 40] is not x, y")
-    assert errors[1].startswith("error: annotation 104 of image 13 (13.png): the same box and category as annotation")
-    assert errors[2].startswith("error: image 12 (12.png): not a readable picture")
+    assert errors[0].startswith(
+        "error: annotation 101 of image 11 (11.png): bbox [10, 20, -30, 40] has a negative size"
+    )
+    assert errors[1].startswith("error: image 12 (12.png): not a picture, but an empty file")
+
+
+def test_strict_makes_warnings_errors(folder, config, capsys):
+    assert run(folder, config, "--strict") == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 error, 0 warnings"
+
+
+def test_masks_and_keypoints_are_those_of_the_config(folder, config, capsys):
+    for key, learned in (("MASK_ON", "masks"), ("KEYPOINT_ON", "keypoints")):
+        assert run(folder, config, f"MODEL.{key}", "True") == 1
+        assert f"dropped, since the model learns {learned}" in capsys.readouterr().out
 
 
 def test_boxes_that_no_location_learns(folder, config, capsys):
@@ -129,15 +140,15 @@ def test_two_sets(folder, config, capsys):
         f"warning: train {folder / 'pets.json'}: {empty}",
         f"warning: val {val / 'pets.json'}: {empty}",
     ]
-    assert lines[2].startswith("error: val image 14 (14.png): not a readable picture")
+    assert lines[2].startswith("error: val image 14 (14.png): not a picture, but an empty file")
     assert lines[3:] == [
         "warning: val image 13 (13.png): the same picture as image 12 (12.png); is one of them enough?",
-        "warning: categories: only train has dog; only val has wolf; give both json files the same categories in the "
+        "error: categories: only train has dog; only val has wolf; give both json files the same categories in the "
         "same order of ids",
         "warning: val image 11 (11.png): the same picture as train image 11 (11.png); take it out of one set, or AP "
         "lies",
         f"report: {folder / 'new' / 'report'}",
-        "1 error, 5 warnings",
+        "2 errors, 4 warnings",
     ]
     files = sorted(path.relative_to(folder / "new" / "report") for path in (folder / "new").rglob("*.*"))
     assert [str(path) for path in files] == [
@@ -162,13 +173,13 @@ def test_a_report_on_nothing(folder, config, capsys):
 
 
 def test_no_more_lines_of_a_kind_than_the_limit(folder, config, capsys):
-    shutil.rmtree(folder / "photos")
-    (folder / "photos").mkdir()
+    for file in (folder / "photos").iterdir():
+        file.write_bytes(b"")
     for limit, shown in ((3, 3), (4, 4), (0, 4)):
         assert run(folder, config, "--limit", limit) == 1
         lines = capsys.readouterr().out.splitlines()
-        assert sum("there is no such file" in line for line in lines) == shown
-        assert ("missing file: 1 more that are not shown; --limit 0 shows all" in lines) == (limit == 3)
+        assert sum("an empty file" in line for line in lines) == shown
+        assert ("unreadable picture: 1 more that are not shown; --limit 0 shows all" in lines) == (limit == 3)
         assert lines[-1] == "4 errors, 1 warning"
 
 

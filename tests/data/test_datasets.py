@@ -81,9 +81,9 @@ def test_repaired_json_is_written_and_used(tmp_path, caplog):
     original = json_file.read_bytes()
     name = register_coco_folder(images, json_file, output_dir=tmp_path / "output")
 
-    repaired = tmp_path / "output" / "annotations" / "photos_pets.json"
+    (repaired,) = (tmp_path / "output" / "annotations").iterdir()
+    assert repaired.name.startswith("photos_pets-")
     assert json_file.read_bytes() == original
-    assert list(repaired.parent.iterdir()) == [repaired]
     assert f"{json_file}: the repaired annotations are in {repaired}" in caplog.messages
     assert MetadataCatalog.get(name).json_file == str(repaired)
     assert sorted(COCO(str(repaired)).anns) == [101, 102]
@@ -99,16 +99,69 @@ def test_same_pair_has_one_name_and_another_pair_its_own(tmp_path, monkeypatch):
     second = write_coco(tmp_path / "two", content)
     names = [register_coco_folder(*pair, output_dir=tmp_path) for pair in (first, second, first, second)]
     assert names == ["photos_pets", "photos_pets_2", "photos_pets", "photos_pets_2"]
-    assert {path.name for path in (tmp_path / "annotations").iterdir()} == {"photos_pets.json", "photos_pets_2.json"}
+    assert len([*(tmp_path / "annotations").iterdir()]) == 2
     monkeypatch.chdir(tmp_path / "two")
     assert register_coco_folder("photos", "../two/pets.json", output_dir=".") == "photos_pets_2"
 
 
-def test_findings_register_nothing(tmp_path):
+def test_a_changed_json_is_read_again(tmp_path):
+    content = small_coco()
+    del content["annotations"][0]["area"]
+    pair = write_coco(tmp_path, content)
+    register_coco_folder(*pair, output_dir=tmp_path)
+    content["annotations"][0]["bbox"] = [1, 1, 5, 5]
+    pair[1].write_text(json.dumps(content, indent=1))
+    name = register_coco_folder(*pair, output_dir=tmp_path)
+    assert name == "photos_pets_2"
+    assert DatasetCatalog.get(name)[0]["annotations"][0]["bbox"] == [1, 1, 5, 5]
+    assert len([*(tmp_path / "annotations").iterdir()]) == 2  # no copy takes another's place
+
+
+def test_models_with_masks_have_a_copy_of_their_own(tmp_path):
+    pair = write_coco(tmp_path, small_coco())
+    names = [register_coco_folder(*pair, output_dir=tmp_path, with_masks=with_masks) for with_masks in (False, True)]
+    assert names == ["photos_pets", "photos_pets_2"]
+    assert [len(DatasetCatalog.get(name)[0]["annotations"]) for name in names] == [2, 0]  # without outlines
+
+
+def test_text_ids_are_numbered_and_kept_in_the_metadata(tmp_path):
+    content = small_coco()
+    for image in content["images"]:
+        image["id"] = f"0{image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"0{annotation['image_id']}"
+    name = register_coco_folder(*write_coco(tmp_path, content), output_dir=tmp_path)
+    assert [record["image_id"] for record in DatasetCatalog.get(name)] == [1, 2, 3, 4]
+    assert MetadataCatalog.get(name).original_image_ids == {1: "011", 2: "012", 3: "013", 4: "014"}
+    assert register_coco_folder(*write_coco(tmp_path / "plain", small_coco()), output_dir=tmp_path) == "photos_pets_2"
+    assert "original_image_ids" not in MetadataCatalog.get("photos_pets_2").as_dict()
+
+
+@pytest.mark.parametrize(
+    ("ids", "numbers", "original"),
+    [
+        ([5, 0], [5, 0], None),
+        (["000001", "x"], [1, 2], {1: "000001", 2: "x"}),
+        ([-1, 2**60], [1, 2], {1: -1, 2: 2**60}),
+        ([7, 7], [1, 2], {1: 7, 2: 7}),
+        ([None, None], [1, 2], None),
+    ],
+)
+def test_images_of_sets_in_code_get_numbers(ids, numbers, original):
+    records = [{} if image_id is None else {"image_id": image_id} for image_id in ids]
+    DatasetCatalog.register("mine", lambda: records)
+    for _ in range(2):  # once more changes nothing
+        require_files("mine")
+        assert [record["image_id"] for record in DatasetCatalog.get("mine")] == numbers
+    assert MetadataCatalog.get("mine").get("original_image_ids") == original
+    assert [record.get("image_id") for record in records] == ids
+
+
+def test_errors_register_nothing(tmp_path):
     content = small_coco()
     content["annotations"][0]["category_id"] = 3
     images, json_file = write_coco(tmp_path, content)
-    with pytest.raises(UserError, match=r"annotation 101 \(image 11\): category_id 3"):
+    with pytest.raises(UserError, match=r"annotation 101 of image 11 \(11.png\): category_id 3"):
         register_coco_folder(images, json_file, output_dir=tmp_path)
     assert "photos_pets" not in DatasetCatalog
 
@@ -204,21 +257,25 @@ def test_class_names_of_a_set_of_detectron2_need_no_files():
 @pytest.mark.parametrize(
     ("other_names", "expected"),
     [
-        ({"cat": "lynx", "parrot": "owl"}, "only 'photos_pets' has cat, parrot; only 'photos_pets_2' has lynx, owl;"),
+        ({"cat": "lynx", "parrot": "owl"}, "only {0} has cat, parrot; only {1} has lynx, owl;"),
         ({"cat": "dog", "dog": "cat"}, "their order differs: cat, dog, parrot against dog, cat, parrot;"),
     ],
 )
 def test_sets_with_different_classes(tmp_path, other_names, expected):
     contents = [small_coco(), renamed_classes(**other_names)]
-    names = [
-        register_coco_folder(*write_coco(tmp_path / str(i), content), output_dir=tmp_path)
-        for i, content in enumerate(contents)
-    ]
+    pairs = [write_coco(tmp_path / str(i), content) for i, content in enumerate(contents)]
     with pytest.raises(UserError) as error:
-        class_names(names)
-    assert str(error.value).startswith(
-        f"data sets 'photos_pets' and 'photos_pets_2' have different classes: {expected}"
-    )
+        class_names([register_coco_folder(*pair, output_dir=tmp_path) for pair in pairs])
+    files = [json_file for _, json_file in pairs]
+    message = f"data sets {files[0]} and {files[1]} have different classes: {expected.format(*files)}"
+    assert str(error.value).startswith(message)
+
+
+def test_two_classes_of_one_name():
+    MetadataCatalog.get("twins").thing_classes = ["cat", "dog", "cat"]
+    DatasetCatalog.register("twins", lambda: [])
+    with pytest.raises(UserError, match="'twins' has several classes named 'cat'"):
+        class_names(["twins"])
 
 
 @pytest.mark.parametrize("check", [require_files, lambda name: class_names([name])])

@@ -1,14 +1,20 @@
 import itertools
+import json
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fcos_rpn import UserError
 from fcos_rpn.data import CheckedDatasetMapper, TrainLoader
-from fcos_rpn.data.loader import SAMPLERS, ImageOrder, MappedImages, Place, are_wide
+from fcos_rpn.data.loader import SAMPLERS, ImageOrder, MappedImages, Place, are_wide, load_records
 from fcos_rpn.engine.setup import use_datasets
 from tests.tiny import tiny_config, write_coco_folder
 
@@ -270,12 +276,70 @@ def test_mistakes(cfg, changes, expected):
         loader_of(cfg)
 
 
-def test_data_sets_that_cannot_be_grouped_or_listed(cfg, monkeypatch):
-    monkeypatch.setattr("fcos_rpn.data.loader.get_detection_dataset_dicts", lambda *_, **__: [{"file_name": "1.png"}])
+@pytest.fixture
+def mine(monkeypatch) -> Iterator[Callable[[Any], CfgNode]]:
+    """Registers records, or anything else, as a data set of one class; returns the config that trains on it."""
+
+    def register(records: Any) -> CfgNode:
+        monkeypatch.setitem(DatasetCatalog.data, "mine", lambda: records)
+        MetadataCatalog.data.pop("mine", None)
+        MetadataCatalog.get("mine").thing_classes = ["cat"]
+        cfg = tiny_config()
+        cfg.DATASETS.TRAIN = ("mine",)
+        return cfg
+
+    yield register
+    MetadataCatalog.data.pop("mine", None)
+
+
+BOX = {"bbox": [1, 2, 3, 4], "bbox_mode": 1, "category_id": 0, "iscrowd": 0}
+
+
+def test_data_sets_that_cannot_be_grouped_or_listed(mine):
+    cfg = mine([{"file_name": "1.png", "annotations": [BOX]}])
     with pytest.raises(UserError, match=r"^1\.png: the data set does not say its width and height, .* set it False"):
         loader_of(cfg)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     assert len(loader_of(cfg).records) == 1
-    monkeypatch.setattr("fcos_rpn.data.loader.get_detection_dataset_dicts", lambda *_, **__: ({}, {}))
     with pytest.raises(UserError, match="needs a list of dicts, not a tuple"):
+        loader_of(mine(({}, {})))
+
+
+@pytest.mark.parametrize("filter_empty", [True, False])
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], "there are no annotations"),
+        ([{"file_name": "1.png"}], "there are no annotations"),
+        ([{"file_name": "1.png", "annotations": []}], "there are no annotations"),
+        ([{"file_name": "1.png", "annotations": [BOX | {"iscrowd": 1}]}], r"1 crowd regions \(iscrowd 1\)"),
+        (
+            [{"file_name": "1.png", "annotations": [BOX | {"category_id": 1}]}],
+            "1.png has an annotation of category_id 1",
+        ),
+    ],
+)
+def test_nothing_is_trained_on_nothing(mine, records, expected, filter_empty):
+    cfg = mine(records)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    with pytest.raises(UserError, match=rf"'mine': .*{expected}|{expected}"):
         loader_of(cfg)
+
+
+def test_dropped_boxes_are_named_as_the_cause(cfg, tmp_path):
+    images, json_file = write_coco_folder(tmp_path / "flat", num_images=2)
+    content = json.loads(Path(json_file).read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"][2] = 0
+    Path(json_file).write_text(json.dumps(content))
+    cfg.DATASETS.TRAIN_FOLDERS = [[images, json_file]]
+    cfg.DATASETS.TEST_FOLDERS = []
+    use_datasets(cfg)
+    with pytest.raises(UserError, match=rf"^{json_file}: there is no box to learn: \d+ boxes of zero size dropped$"):
+        loader_of(cfg)
+
+
+def test_images_with_too_few_keypoints(mine):
+    mine([{"file_name": "1.png", "annotations": [BOX | {"keypoints": [1, 1, 0]}]}])
+    with pytest.raises(UserError, match=r"no image has MODEL\.ROI_KEYPOINT_HEAD\.MIN_KEYPOINTS_PER_IMAGE 1 visible"):
+        load_records(["mine"], min_keypoints=1)

@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,17 @@ def test_a_picture_is_read_as_it_is_seen(file):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(None, "no such file; add it"), (b"", "not a readable picture (cannot identify"), (b"\x89PNG", "not a readable")],
+    [
+        (None, "no such file; add it"),
+        (b"", "not a picture, but an empty file; copy or export it again"),
+        (b"\x89PNG", "not a picture that Pillow knows (it begins with 89 50 4e 47); convert it"),
+        (b"hello world, hello", "not a picture that Pillow knows (it begins with hello world,); convert it"),
+        (b"version https://git-lfs.github.com/spec/v1", "not a picture, but a pointer of Git LFS, not the file itself"),
+        (b"\n<html>404</html>", "not a picture, but a web page, so its download failed; download it again"),
+        (b"<?xml version='1.0'?><svg/>", "not a picture, but an SVG drawing"),
+        (b"\0\0\0\x18ftypheic", "not a picture, but a HEIC picture, which is not read; save it as JPEG or PNG"),
+        (b"%PDF-1.4", "not a picture, but a PDF"),
+    ],
 )
 def test_unreadable(file, content, expected):
     file.unlink()
@@ -41,6 +52,41 @@ def test_unreadable(file, content, expected):
         file.write_bytes(content)
     with pytest.raises(UserError) as error:
         read_picture(file, "RGB")
+    assert str(error.value).startswith(expected)
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(UserError, match=r"^cannot be read \(Is a directory\)"):
+        read_picture(tmp_path, "RGB")
+
+
+def test_a_picture_larger_than_pillow_reads(tmp_path, monkeypatch):
+    Image.new("L", (3000, 2000)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_500_000)
+    with pytest.raises(
+        UserError, match=r"^it has 6 megapixels, more than the 5 that Pillow reads; scale it down, or cut"
+    ):
+        read_picture(tmp_path / "a.png", "RGB")
+
+
+def write_tiff(file: Path, bands: int, bits: int) -> None:
+    """2 x 1 pixels: the header, a directory of tags (number, type SHORT, count, value), and the pixels."""
+    bits_at = 8 + 2 + 8 * 12 + 4
+    pixels_at = bits_at + 2 * bands
+    tags = {256: 2, 257: 1, 258: bits_at, 259: 1, 262: 1, 273: pixels_at, 277: bands, 279: 2 * bands * bits // 8}
+    entries = [struct.pack("<HHII", tag, 3, bands if tag == 258 else 1, value) for tag, value in tags.items()]
+    directory = struct.pack("<H", len(tags)) + b"".join(entries) + b"\0" * 4
+    file.write_bytes(b"II*\0\x08\0\0\0" + directory + struct.pack("<H", bits) * bands + b"\0" * (2 * bands * bits // 8))
+
+
+@pytest.mark.parametrize(
+    ("bands", "bits", "expected"),
+    [(5, 16, "it has 5 bands, and a picture has 1"), (3, 64, "a TIFF of 3 bands with 64 bits each, which Pillow")],
+)
+def test_tiffs_that_pillow_does_not_read(tmp_path, bands, bits, expected):
+    write_tiff(tmp_path / "a.tif", bands, bits)
+    with pytest.raises(UserError) as error:
+        read_picture(tmp_path / "a.tif", "RGB")
     assert str(error.value).startswith(expected)
 
 

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from fcos_rpn import UserError
 from fcos_rpn.engine.launch import launch
-from tests.processes import forked, output_of, torchrun, write_output_to  # noqa: F401
+from tests.processes import output_of, torchrun, write_output_to
 from tests.tiny import tiny_config, write_coco_folder
 
 WHEN_STOPPED = "go on with --resume"
@@ -77,13 +77,13 @@ def run(job: Job, folder: Path, *flags: str) -> None:
 TWO = ("--num-gpus", "2", "--dist-url", "auto")
 
 
-def test_two_processes_are_started(forked, tmp_path):  # noqa: F811
+def test_two_processes_are_started(forked, tmp_path):
     run(say_who, tmp_path, *TWO)
     assert [file.read_text() for file in sorted(tmp_path.glob("*.who"))] == ["0 0 of 2 2, sum 3", "1 1 of 2 2, sum 3"]
     assert (tmp_path / "prepared").read_text() == "2"
 
 
-def test_torchruns_processes_are_joined(forked, tmp_path):  # noqa: F811
+def test_torchruns_processes_are_joined(forked, tmp_path):
     torchrun(run, say_who, tmp_path, "--num-gpus", "0", num_processes=2)
     assert [file.read_text() for file in sorted(tmp_path.glob("*.who"))] == ["0 0 of 2 2, sum 3", "1 1 of 2 2, sum 3"]
     assert (tmp_path / "prepared").read_text() == "2"
@@ -94,7 +94,7 @@ def be_one_of_two_agents(_: int, endpoint: str, folder: Path) -> None:
     torchrun(run, say_who, folder, *flags, num_processes=1, num_machines=2, endpoint=endpoint, start_method="fork")
 
 
-def test_two_agents_stand_for_two_machines(forked, tmp_path):  # noqa: F811
+def test_two_agents_stand_for_two_machines(forked, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
@@ -116,7 +116,7 @@ SAID = [(make_a_mistake, f"error: {MISTAKE}"), (make_a_mistake_in_one, f"error: 
 
 
 @pytest.mark.parametrize(("job", "message"), SAID)
-def test_what_concerns_all_processes_is_said_once(forked, tmp_path, capfd, job, message):  # noqa: F811
+def test_what_concerns_all_processes_is_said_once(forked, tmp_path, capfd, job, message):
     with pytest.raises(SystemExit) as end:
         run(job, tmp_path, *TWO)
     assert end.value.code == 1
@@ -126,14 +126,14 @@ def test_what_concerns_all_processes_is_said_once(forked, tmp_path, capfd, job, 
 
 
 @pytest.mark.parametrize(("job", "message"), SAID)
-def test_torchruns_processes_say_it_once_too(forked, tmp_path, job, message):  # noqa: F811
+def test_torchruns_processes_say_it_once_too(forked, tmp_path, job, message):
     with pytest.raises(ChildFailedError):
         torchrun(run, job, tmp_path, "--num-gpus", "0", num_processes=2)
     assert output_of(tmp_path).count(message) == 1
     assert "Traceback" not in output_of(tmp_path)
 
 
-def test_a_killed_process_is_named(forked, tmp_path, capfd):  # noqa: F811
+def test_a_killed_process_is_named(forked, tmp_path, capfd):
     with pytest.raises(SystemExit) as end:
         run(kill_one, tmp_path, *TWO)
     assert end.value.code == 1
@@ -142,7 +142,7 @@ def test_a_killed_process_is_named(forked, tmp_path, capfd):  # noqa: F811
     assert "--resume" in message
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(forked, tmp_path):  # noqa: F811
+def test_a_mistake_of_ours_keeps_its_traceback(forked, tmp_path):
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="ZeroDivisionError: a mistake of ours"):
         run(break_one, tmp_path, *TWO)
 
@@ -153,7 +153,7 @@ def ask_for_more(folder: Path, *flags: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [("--num-gpus", "2"), ("--num-machines", "2"), ("--dist-url", "auto")])
-def test_two_launchers_are_one_too_many(forked, tmp_path, flags):  # noqa: F811
+def test_two_launchers_are_one_too_many(forked, tmp_path, flags):
     with pytest.raises(ChildFailedError):
         torchrun(ask_for_more, tmp_path, *flags, num_processes=2)
     assert output_of(tmp_path).count("error: torchrun has started 2 processes, and --num-gpus above 1") == 1
@@ -168,7 +168,7 @@ def run_train_net(folder: Path, *arguments: str) -> None:
     train_net.main(arguments)
 
 
-def test_train_net_under_torchrun_with_a_reference_number_of_processes(forked, tmp_path):  # noqa: F811
+def test_train_net_under_torchrun_with_a_reference_number_of_processes(forked, tmp_path):
     """2 images, 4 iterations and a rate of .01 for one process are 4, 2 and .02 for two."""
     data = write_coco_folder(tmp_path / "coco")
     (tmp_path / "FCOS.yaml").write_text(tiny_config().dump())

@@ -13,7 +13,13 @@ from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.engine.divergence import TrainingDiverged
 from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.trainer import Trainer
-from fcos_rpn.engine.yaml import build_optimizer, build_trainer, evaluate_weights, with_test_time_augmentation
+from fcos_rpn.engine.yaml import (
+    build_optimizer,
+    build_trainer,
+    evaluate_weights,
+    parts_of,
+    with_test_time_augmentation,
+)
 from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
@@ -94,6 +100,22 @@ def test_training_ends_with_weights_and_results(config, meta_architecture, propo
     evaluate_weights(cfg)
     for before in files:
         assert json.loads(before.with_suffix("").read_text()) == json.loads(before.read_text()) != []
+
+
+@pytest.mark.parametrize("part", ["core", "whole model"])
+def test_compiled_models_train_and_are_evaluated_and_saved_under_plain_names(config, part):
+    cfg = config()
+    parts = parts_of(cfg)
+    names = parts["model"].state_dict().keys()
+    if part == "core":
+        parts["model"].core = torch.compile(parts["model"].core, backend="eager")
+    else:
+        parts["model"] = torch.compile(parts["model"], backend="eager")
+    results = Trainer(**parts).train()
+    cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    assert torch.load(cfg.MODEL.WEIGHTS)["model"].keys() == names
+    assert json.dumps(evaluate_weights(cfg)) == json.dumps(results)
+    torch._dynamo.reset()
 
 
 def test_evaluation_needs_all_weights(config):
@@ -346,15 +368,19 @@ def test_divergence_in_the_last_iteration_is_not_evaluated(config):
     assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
 
 
-def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [(ZeroDivisionError("a mistake of ours"), True), (RuntimeError("DataLoader worker (pid 7) is killed"), False)],
+)
+def test_other_errors_are_logged_with_their_traceback(config, train_loop_log, monkeypatch, error, is_logged):
     def fail(*_: object) -> None:
-        raise ZeroDivisionError("a mistake of ours")
+        raise error
 
     trainer = build_trainer(config())
     monkeypatch.setattr(trainer.model, "forward", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error)):
         trainer.train()
-    assert "Traceback" in train_loop_log.text
+    assert ("Traceback" in train_loop_log.text) is is_logged
 
 
 @pytest.mark.parametrize("meta_architecture", ["FCOS", RCNN])

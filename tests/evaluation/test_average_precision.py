@@ -114,6 +114,18 @@ def test_annotation_0_can_be_found(coco_library):
     assert by_pycocotools(dataset, [{**box, "score": 0.5}], "bbox")["AP"] == 0
 
 
+def test_classes_have_any_number(coco_library):
+    box = {"image_id": 1, "category_id": -7, "bbox": [0, 0, 10, 10]}
+    dataset = {
+        "images": [{"id": 1, "height": 99, "width": 99}],
+        "categories": [{"id": 2**60, "name": "b"}, {"id": -7, "name": "a"}],
+        "annotations": [{**box, "id": 1, "area": 100, "iscrowd": 0}],
+    }
+    figures = average_precision(dataset, [{**box, "score": 0.5}], "bbox")
+    assert figures["AP-a"] == pytest.approx(100)
+    assert math.isnan(figures["AP-b"])
+
+
 def test_no_warnings(recwarn):
     dataset, detections = random_detections(1)
     average_precision(dataset, detections, "bbox", limit=300)

@@ -1,14 +1,14 @@
-import datetime
 import json
 import math
 
 import pytest
 import torch
-from detectron2.utils import comm
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from fcos_rpn import FCOSLosses, FCOSPredictions, FCOSTargets, compute_centerness
 from fcos_rpn.modeling.losses import BOX_LOSSES
 from tests import naive
+from tests.processes import run_two_ranks
 
 NUM_CLASSES = 3
 
@@ -126,6 +126,22 @@ def test_the_branch_may_learn_the_iou_instead(predictions, targets):
     assert gradient is None
 
 
+@pytest.mark.parametrize(
+    ("box_loss", "library"),
+    [("giou", generalized_box_iou_loss), ("diou", distance_box_iou_loss), ("ciou", complete_box_iou_loss)],
+)
+def test_value_and_gradient_are_those_of_torchvision(box_loss, library):
+    generator = torch.Generator().manual_seed(0)
+    ours, gt = (torch.rand(50, 4, generator=generator, dtype=torch.float64) * 5 + 0.1 for _ in range(2))
+    theirs, toward_sides = ours.clone(), torch.tensor([-1.0, -1, 1, 1], dtype=torch.float64)
+    found = BOX_LOSSES[box_loss](ours.requires_grad_(), gt)
+    expected = library(theirs.requires_grad_() * toward_sides, gt * toward_sides)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_without_a_branch_there_is_no_loss_of_it():
     predictions, targets = MIXED
     found = FCOSLosses()(predictions._replace(centerness=None), targets)
@@ -240,20 +256,14 @@ def rank_batches():
 
 
 def run_rank(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
-    )
-    comm.create_local_process_group(2)
     loss, gradient = loss_gradient([rank_batches()[rank]])
     for value in (loss, gradient):  # what DistributedDataParallel does to gradients
         torch.distributed.all_reduce(value)
     (folder / f"{rank}.json").write_text(json.dumps([loss.item() / 2, gradient.item() / 2]))
-    torch.distributed.destroy_process_group()
 
 
-def test_two_processes_give_the_gradient_of_one(tmp_path):
-    torch.multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
+def test_two_processes_give_the_gradient_of_one(tmp_path, forked):
+    run_two_ranks(run_rank, tmp_path)
     loss, gradient = loss_gradient([concatenate(rank_batches())])
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())

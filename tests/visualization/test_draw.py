@@ -207,6 +207,25 @@ def test_labels_of_iou_are_rounded_down(sheet_kept):
     assert "0.69" in texts(sheet.figure.axes[0])  # which is not colored as .7
 
 
+def test_captions_of_tall_pictures_do_not_overlap(sheet_kept):
+    box = (10, 50, 30, 80)
+    image = np.full((280, 60, 3), 127, np.uint8)
+    sheet = draw_proposals(image, proposals(box, logits=[0.0]), ground_truth(box))
+
+    extents = [
+        part.get_window_extent()
+        for panel in sheet.figure.axes
+        for part in (
+            *[t for t in panel.texts if t.get_text() in ("Ground truth", "Proposals", "1 box", "best 1")],
+            panel.get_legend(),
+        )
+    ]
+    assert len(extents) == 6
+    for one, other in itertools.combinations(extents, 2):
+        assert not one.overlaps(other)
+    assert all(extent.x0 >= 0 and extent.x1 <= sheet.size[0] for extent in extents)
+
+
 def test_less_objectness_is_fainter():
     box = (20, 20, 120, 120)
 

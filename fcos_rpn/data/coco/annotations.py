@@ -103,29 +103,27 @@ def inspect_annotations(
     return _Inspection(content, images, with_masks=with_masks, with_keypoints=with_keypoints).checked()
 
 
-class _Findings:
+class _Problems:
     """Collects problems; those with a shared text become one finding."""
 
     def __init__(self) -> None:
-        self.single: list[Finding] = []
-        self.shared: dict[tuple[str, Problem], list[str]] = {}
+        self.found: dict[tuple[str, Problem | int], list[Finding]] = {}
 
     def add(self, noun: str, problem: Problem, place: str, *ids: Any) -> None:
-        if problem.is_shared:
-            self.shared.setdefault((noun, problem), []).append(place)
-        else:
-            self.single.append(Finding("error", problem.kind, place, problem.text, *ids))
+        key = noun, problem if problem.is_shared else len(self.found)
+        self.found.setdefault(key, []).append(Finding("error", problem.kind, place, problem.text, *ids))
 
-    def all(self) -> list[Finding]:
-        """Shared ones first: they are the causes of others."""
-        shared = []
-        for (noun, problem), places in self.shared.items():
-            if len(places) == 1:
-                shared.append(Finding("error", problem.kind, places[0], problem.text))
+    def findings(self) -> Iterator[Finding]:
+        """Causes before what follows from them: categories and images first, and shared texts."""
+        for (noun, _), findings in sorted(
+            self.found.items(), key=lambda item: (item[0][0] == "annotations", isinstance(item[0][1], int))
+        ):
+            first = findings[0]
+            if len(findings) > 1:
+                text = f"{len(findings):,} {noun}: {first.text}; first {first.place}"
+                yield Finding("error", first.kind, "", text)
             else:
-                text = f"{len(places):,} {noun}: {problem.text}; first {places[0]}"
-                shared.append(Finding("error", problem.kind, "", text))
-        return shared + self.single
+                yield first
 
 
 class _Inspection:
@@ -136,7 +134,7 @@ class _Inspection:
         self.folder = None if folder is None else os.path.abspath(folder)
         self.with_masks = with_masks
         self.with_keypoints = with_keypoints
-        self.found = _Findings()
+        self.problems = _Problems()
         self.findings: list[Finding] = []
         self.flat_polygons: list[str] = []  # places
 
@@ -167,7 +165,7 @@ class _Inspection:
             del content["annotations"]
         return CheckedAnnotations(
             content=content,
-            findings=[*self.found.all(), *self.findings],
+            findings=sorted([*self.problems.findings(), *self.findings], key=lambda finding: finding.level),
             repairs=self._count_repairs(repairs),
             is_changed=bool(self.flat_polygons or repairs.kinds) or not (has_plain_numbers and has_plain_ids),
             places=dict(zip((annotation["id"] for annotation in kept), kept_places, strict=True)),
@@ -184,14 +182,14 @@ class _Inspection:
         repeats: Counter[Any] = Counter()
         for position, entry in enumerate(self.content[key]):
             if problem := id_problem(key, entry):
-                self.found.add(key, problem, f"{key}[{position}]")
+                self.problems.add(key, problem, f"{key}[{position}]")
             elif (first := entries.setdefault(entry["id"], entry)) is entry:
                 continue
             elif first == entry:
                 repeats[entry["id"]] += 1
             else:
                 text = f"id {entry['id']!r} is taken by an earlier entry; give each its own id"
-                self.found.add(key, Problem("duplicate id", text), f"{key}[{position}]")
+                self.problems.add(key, Problem("duplicate id", text), f"{key}[{position}]")
         noun = {"categories": "category", "images": "image"}[key]
         for entry_id, number in repeats.items():
             text = f"the same {noun} is listed {number + 1} times; delete the repeats"
@@ -204,7 +202,7 @@ class _Inspection:
         for category_id, category in categories.items():
             problems = [*category_problems(category)]
             for problem in problems:
-                self.found.add("categories", problem, f"category {category_id}")
+                self.problems.add("categories", problem, f"category {category_id}")
             if not problems:
                 right[category_id] = category
                 by_name.setdefault(category["name"], []).append(category_id)
@@ -234,7 +232,7 @@ class _Inspection:
             else:
                 missing.append(image)
             for found in problems:
-                self.found.add("images", found, image_place(image), image_id)
+                self.problems.add("images", found, image_place(image), image_id)
             if not problems:
                 right[image_id] = image
         if self.folder is not None:
@@ -258,7 +256,7 @@ class _Inspection:
             if not isinstance(annotation, dict):
                 problem = id_problem("annotations", annotation)
                 assert problem is not None
-                self.found.add("annotations", problem, f"annotations[{position}]")
+                self.problems.add("annotations", problem, f"annotations[{position}]")
                 continue
             image_id = annotation.get("image_id")
             image = images.get(image_id) if type(image_id) in (int, str) else None
@@ -268,7 +266,7 @@ class _Inspection:
                 self.flat_polygons.append(place)
             problems = [*annotation_problems(annotation, images, categories)]
             for problem in problems:
-                self.found.add("annotations", problem, place, image_id, annotation.get("id"))
+                self.problems.add("annotations", problem, place, image_id, annotation.get("id"))
             if problems or image_id not in right_images or annotation["category_id"] not in right_categories:
                 continue
             right.append(annotation)
@@ -334,7 +332,7 @@ def _odd_boxes(annotations: Sequence[Entry], images: Mapping[Any, Entry]) -> Ite
         )
         yield Finding("error", "normalised boxes", "", text)
     num_outside = int((ends > limits + EDGE_TOLERANCE).any(axis=1).sum())
-    if 2 * num_outside > len(boxes) > 1 and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limits).all():
+    if 10 * num_outside >= len(boxes) > 1 and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= limits).all():
         text = (
             f"{num_outside:,} of {len(boxes):,} boxes leave their images, and all would fit as x0, y0, x1, y1: write "
             "x, y, width, height"

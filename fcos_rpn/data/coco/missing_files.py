@@ -93,6 +93,8 @@ def _near_file(file_name: str, index: dict[str, list[str]]) -> str | None:
 def _difference(file_name: str, found: str) -> str:
     """What is wrong with a name, and what to do."""
     slashes = file_name.replace("\\", "/")
+    if "://" in file_name:
+        return "these are addresses in the web; write the names of the files"
     if os.path.isabs(file_name) or PureWindowsPath(file_name).is_absolute():
         return "these are absolute paths of another machine; make them relative to the folder"
     if slashes == found:

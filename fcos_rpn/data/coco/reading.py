@@ -13,9 +13,9 @@ from .rules import LISTS, Entry, similar_key
 CONVERT = "convert it with fcos-rpn convert-dataset"
 EXPORT = "export it in COCO's instances format"
 TEXT_FORMATS = (
-    (r"<annotations", f"an XML of CVAT's; {EXPORT} ('COCO 1.0' in CVAT)"),
-    (r"<annotation", f"an annotation of Pascal VOC; {CONVERT}"),
-    (r"<", f"an XML file; {EXPORT}"),
+    (r"\s*(<\?.*?\?>\s*)?<annotations", f"an XML of CVAT's; {EXPORT} ('COCO 1.0' in CVAT)"),
+    (r"\s*(<\?.*?\?>\s*)?<annotation", f"an annotation of Pascal VOC; {CONVERT}"),
+    (r"\s*<", f"an XML file; {EXPORT}"),
     (r"(?:\d+(?:\s+[-\d.eE+]+){4,}\s*)+$", f"labels of YOLO; {CONVERT}"),
     (r"(?s).*?^(?:names|nc)\s*:", f"the data.yaml of YOLO; {CONVERT}"),
     (r"\s*[{\[]\s*'", "written by Python's print, not by json.dump; write it with json.dump"),

@@ -78,7 +78,7 @@ def id_problem(key: str, entry: Any) -> Problem | None:
     if key == "images" and not is_name(entry_id):
         return Problem("wrong id", f"id {short_repr(entry_id)} is neither a whole number nor text; give it one")
     if key == "categories" and type(entry_id) is not int:
-        return Problem("wrong id", f"id {short_repr(entry_id)} is not a whole number; give it one")
+        return Problem("wrong id", f"id {short_repr(entry_id)} is not a whole number; give it one, as category_id, too")
     return None
 
 
@@ -99,7 +99,7 @@ def file_name_problem(image: Entry, folder: str | None) -> Problem | None:
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name or "\0" in file_name:
         text = f"file_name {short_repr(file_name)} is no text; name the picture's file"
-        return next(_missing(image, "file_name"), Problem("wrong file name", text))
+        return next(_missing(image, "file_name"), Problem("wrong file name", text, is_shared=True))
     if len(file_name) > LONGEST_FILE_NAME:
         return Problem("wrong file name", f"file_name {short_repr(file_name)} is too long for a file; correct it")
     if os.path.isabs(file_name) and folder is None:
@@ -119,7 +119,7 @@ def size_problems(image: Entry) -> Iterator[Problem]:
             continue
         text = f"{key} {short_repr(pixels)} is not a whole number of pixels above 0; write the picture's own"
         renamed = [*_missing(image, key)]
-        yield from renamed or [Problem("wrong image size", text)]
+        yield from renamed or [Problem("wrong image size", text, is_shared=True)]
 
 
 def annotation_problems(
@@ -137,8 +137,7 @@ def annotation_problems(
         text = f"category_id {short_repr(category_id)} is not the id of a category; correct it or add the category"
         if isinstance(category_id, str):
             text = "category_id is text, and the ids of categories are numbers; write both as numbers"
-        problem = Problem("unknown category", text, is_shared=isinstance(category_id, str))
-        yield from [*_missing(annotation, "category_id")] or [problem]
+        yield from [*_missing(annotation, "category_id")] or [Problem("unknown category", text, is_shared=True)]
     if bbox is None and similar_key(annotation, "bbox"):
         yield from _missing(annotation, "bbox")
     elif not (bbox is None or bbox == []):
@@ -146,9 +145,10 @@ def annotation_problems(
     is_crowd, ignored = annotation.get("iscrowd"), annotation.get("ignore")
     if is_crowd not in (None, 0, 1):
         text = f"iscrowd {short_repr(is_crowd)} is neither 0 nor 1; correct or delete this key"
-        yield Problem("wrong iscrowd", text)
+        yield Problem("wrong iscrowd", text, is_shared=True)
     if ignored not in (None, 0, 1):
-        yield Problem("wrong ignore", f"ignore {short_repr(ignored)} is neither 0 nor 1; correct or delete this key")
+        text = f"ignore {short_repr(ignored)} is neither 0 nor 1; correct or delete this key"
+        yield Problem("wrong ignore", text, is_shared=True)
 
 
 def _unknown_image(image_id: Any, images: Mapping[Any, Entry]) -> Problem:

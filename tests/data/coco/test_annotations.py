@@ -19,7 +19,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fcos_rpn.data.coco.annotations import load_annotations
+from fcos_rpn.data.coco.annotations import CheckedAnnotations, load_annotations
 from fcos_rpn.errors import UserError
 from tests.data.small_coco import coco_with_shapes, small_coco, write_coco
 
@@ -35,43 +35,18 @@ def test_clean_json_is_left_as_it_is(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_images_without_any_annotation_pass(tmp_path):
-    content = small_coco() | {"annotations": []}
+@pytest.mark.parametrize("annotations", [[], None])
+def test_annotations_may_be_missing(tmp_path, annotations):
+    content = small_coco() | {"annotations": annotations}
+    if annotations is None:  # COCO's list of the images of test-dev
+        del content["annotations"]
     images, json_file = write_coco(tmp_path, content)
-    assert load_annotations(json_file, images) == (content, {})
+    checked = load_annotations(json_file, images)
+    assert checked.content == content
+    assert not checked.is_changed
 
 
 # Stops
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (b"", "line 1 column 1"),
-        (b'{"images": [],\n "annotations": [', "line 2 column 18"),
-        (b"\xff\xfe{}", "utf-8"),
-        (b"[" * 100_000, "not a readable json"),
-        (b"[]", "no object"),
-        (b'{"images": [], "annotations": []}', "'categories' is missing"),
-        (b'{"images": [], "categories": []}', "'annotations' is missing"),
-        (b'{"categories": [], "annotations": []}', "'images' is missing"),
-        (b'{"images": {}, "categories": [], "annotations": []}', "'images' is no list"),
-        (b'{"images": [{}], "categories": [], "annotations": []}', "'categories' is empty"),
-        (b'{"images": [], "categories": [{}], "annotations": []}', "'images' is empty"),
-    ],
-)
-def test_unusable_json(tmp_path, text, expected):
-    json_file = tmp_path / "pets.json"
-    json_file.write_bytes(text)
-    with pytest.raises(UserError) as error:
-        load_annotations(json_file)
-    assert str(json_file) in str(error.value)
-    assert expected in str(error.value)
-
-
-def test_no_json(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.json: cannot be read \(No such file"):
-        load_annotations(tmp_path / "nowhere.json")
 
 
 def test_no_folder_of_images(tmp_path):
@@ -89,126 +64,229 @@ def remove(key: str, name: str) -> Callable[[dict], None]:
     return lambda content: content[key][1].pop(name)
 
 
+def rename(key: str, name: str, wrong_name: str) -> Callable[[dict], None]:
+    return lambda content: content[key][1].update({wrong_name: content[key][1].pop(name)})
+
+
 def replace(key: str, entry: object) -> Callable[[dict], None]:
     return lambda content: content[key].__setitem__(1, entry)
 
 
-FINDINGS = [
+ERRORS = [
     # ids
-    (replace("annotations", [1]), "annotations[1] is [1], not an object"),
-    (replace("images", None), "images[1] is None, not an object"),
-    (change("annotations", id="102"), "annotations[1]: id '102' is not a whole number"),
-    (change("annotations", id=101), "annotations[1]: id 101 is taken"),
-    (remove("images", "id"), "images[1]: id None is not a whole number"),
+    (replace("annotations", [1]), "annotations[1]: is [1], not an object"),
+    (replace("images", None), "images[1]: is None, not an object"),
+    (remove("images", "id"), "images[1]: id None is neither a whole number nor text"),
+    (change("images", id=1.5), "images[1]: id 1.5 is neither a whole number nor text"),
+    (change("images", id=True), "images[1]: id True is neither"),
     (change("images", id=11), "images[1]: id 11 is taken"),
     (change("categories", id=True), "categories[1]: id True is not a whole number"),
+    (change("categories", id="5"), "categories[1]: id '5' is not a whole number"),
     (change("categories", id=2), "categories[1]: id 2 is taken"),
     # categories
     (change("categories", name=3), "category 5: name 3 is no text"),
-    (remove("categories", "name"), "category 5: name None is no text"),
+    (change("categories", name="\ud800"), "category 5: name '\\ud800' is no text"),
+    (change("categories", name="cat"), "categories 2, 5: they have one name, 'cat', and figures by class would melt"),
     (change("categories", keypoints=["nose", 1]), "category 5: keypoints ['nose', 1] is no list of names"),
     # images
     (remove("images", "file_name"), "image 12: file_name None is no text"),
-    (change("images", file_name="../photos/12.png"), "image 12: file_name '../photos/12.png' leaves the folder"),
-    (change("images", file_name="a/../../12.png"), "image 12: file_name 'a/../../12.png' leaves the folder"),
-    (change("images", file_name="/photos/12.png"), "image 12: file_name '/photos/12.png' leaves the folder"),
+    (change("images", file_name="12.png\0.jpg"), "image 12 (12.png\\x00.jpg): file_name '12.png\\x00.jpg' is no text"),
+    (change("images", file_name="a" * 5000), "image 12 (aaa"),
+    (change("images", file_name="../12.jpg"), "1 of 4 image files are not in"),  # nearly the name of a file
+    (change("images", file_name="a/../../x.png"), "1 of 4 file names leave the folder"),
+    (change("images", file_name="/etc/passwd"), "1 of 4 file names leave the folder"),
     (change("images", file_name="."), "1 of 4 image files are not in"),
-    (remove("images", "width"), "image 12: width None is not a whole number of pixels above 0"),
-    (change("images", height=0), "image 12: height 0 is not a whole number of pixels above 0"),
-    (change("images", height=60.5), "image 12: height 60.5 is not a whole number of pixels above 0"),
-    (change("images", width=10**30), "image 12: width 1000000000"),
+    (change("images", file_name="~/x.png"), "1 of 4 image files are not in"),
+    (remove("images", "width"), "image 12 (12.png): width None is not a whole number of pixels above 0"),
+    (change("images", height=0), "image 12 (12.png): height 0 is not a whole number"),
+    (change("images", height=60.5), "image 12 (12.png): height 60.5 is not a whole number"),
+    (change("images", height=True), "image 12 (12.png): height True is not a whole number"),
+    (change("images", width=10**30), "image 12 (12.png): width 1000000000"),
     # annotations
-    (change("annotations", image_id=99), "annotation 102 (image 99): image_id 99 is not the id of an image"),
-    (change("annotations", image_id=[]), "annotation 102 (image []): image_id [] is not the id of an image"),
-    (remove("annotations", "image_id"), "annotation 102 (image None): image_id None is not the id of an image"),
-    (change("annotations", category_id=3), "annotation 102 (image 11): category_id 3 is not the id of a category"),
-    (remove("annotations", "category_id"), "annotation 102 (image 11): category_id None"),
-    (change("annotations", id=None, category_id=3), "annotations[1] (image 11): category_id 3"),
-    (remove("annotations", "bbox"), "annotation 102 (image 11): bbox None is not x, y, width, height"),
-    (change("annotations", bbox=[]), "annotation 102 (image 11): bbox [] is not x, y, width, height"),
-    (change("annotations", bbox=[1, 2, 3]), "annotation 102 (image 11): bbox [1, 2, 3] is not"),
-    (change("annotations", bbox=[1, 2, 3, "4"]), "annotation 102 (image 11): bbox [1, 2, 3, '4'] is not"),
-    (change("annotations", bbox=[1, 2, math.nan, 4]), "annotation 102 (image 11): bbox [1, 2, nan, 4] is not"),
-    (change("annotations", bbox=[1, -math.inf, 3, 4]), "annotation 102 (image 11): bbox [1, -inf, 3, 4] is not"),
-    (change("annotations", bbox=[1e308, 2, 1e308, 4]), "annotation 102 (image 11): bbox [1e+308, 2, 1e+308, 4] is not"),
-    (change("annotations", bbox=[10**400, 2, 3, 4]), "annotation 102 (image 11): bbox [1000"),
-    (change("annotations", bbox=[1, 2, 3, -4]), "annotation 102 (image 11): bbox [1, 2, 3, -4] has a negative size"),
-    (change("annotations", bbox=[40, 2, -3.5, 4]), "annotation 102 (image 11): bbox [40, 2, -3.5, 4] has a negative"),
-    (change("annotations", area=math.nan), "annotation 102 (image 11): area nan is not"),
-    (change("annotations", area=-1), "annotation 102 (image 11): area -1 is not"),
-    (change("annotations", iscrowd=2), "annotation 102 (image 11): iscrowd 2 is neither 0 nor 1"),
-    (change("annotations", ignore=1), "annotation 102 (image 11): Detectron2 does not know the key ignore"),
-    (change("annotations", id=1 << 62), "annotations[1]: id 4611686018427387904 is too large"),
-    # shapes; test_outlines has all of their problems
-    (change("annotations", segmentation=7), "annotation 102 (image 11): segmentation 7 is neither a list of polygons"),
-    (change("annotations", segmentation=[[1, 2, 3]]), "annotation 102 (image 11): segmentation[0] [1, 2, 3] is not x"),
-    (change("annotations", segmentation={}), "annotation 102 (image 11): segmentation: size None is not height and"),
+    (change("annotations", image_id=99), "annotation 102 of image 99: image_id 99 is not the id of an image"),
+    (change("annotations", image_id=[]), "annotation 102 of image []: image_id [] is not the id of an image"),
+    (remove("annotations", "image_id"), "annotation 102: image_id None is not the id of an image"),
+    (change("annotations", category_id=3), "annotation 102 of image 11 (11.png): category_id 3 is not the id of a"),
+    (change("annotations", id=None, category_id=[2]), "annotations[1] of image 11 (11.png): category_id [2] is not"),
+    (change("annotations", bbox=[1, 2, 3]), "annotation 102 of image 11 (11.png): bbox [1, 2, 3] is not x, y, width"),
+    (change("annotations", bbox=[1, 2, 3, True]), "annotation 102 of image 11 (11.png): bbox [1, 2, 3, True] is not"),
+    (change("annotations", bbox={"x": 1}), "annotation 102 of image 11 (11.png): bbox {'x': 1} is not"),
+    (change("annotations", bbox=["1"] * 4), "annotation 102 of image 11 (11.png): bbox ['1', '1', '1', '1'] is not"),
     (
-        change("annotations", segmentation={"size": [80, 60], "counts": [4800]}),
-        "annotation 102 (image 11): segmentation: size [80, 60] is not the height and width of the image, [60, 80]",
+        change("annotations", bbox=[1, 2, 3, -4]),
+        "annotation 102 of image 11 (11.png): bbox [1, 2, 3, -4] has a negative",
     ),
-    (
-        change("annotations", segmentation={"size": [60, 80], "counts": [4801]}),
-        "annotation 102 (image 11): segmentation: counts [4801] are no run lengths that add up to 60 * 80 pixels",
-    ),
-    (change("annotations", keypoints=[1, 2]), "annotation 102 (image 11): keypoints [1, 2] is not x, y and visibility"),
+    (change("annotations", iscrowd=2), "annotation 102 of image 11 (11.png): iscrowd 2 is neither 0 nor 1"),
+    (change("annotations", ignore="no"), "annotation 102 of image 11 (11.png): ignore 'no' is neither 0 nor 1"),
+    # wrong keys
+    (rename("images", "file_name", "fileName"), "image 12: the key is 'fileName'; rename it 'file_name'"),
+    (rename("images", "file_name", "coco_url"), "image 12: the key is 'coco_url'; rename it 'file_name'"),
+    (rename("images", "width", "Width"), "image 12 (12.png): the key is 'Width'; rename it 'width'"),
+    (rename("annotations", "image_id", "imageId"), "annotation 102: the key is 'imageId'; rename it 'image_id'"),
+    (rename("annotations", "category_id", "class"), "annotation 102 of image 11 (11.png): the key is 'class'"),
+    (rename("annotations", "bbox", "boundingBox"), "annotation 102 of image 11 (11.png): the key is 'boundingBox'"),
+    (rename("categories", "name", "Name"), "category 5: the key is 'Name'; rename it 'name'"),
 ]
 
 
-@pytest.mark.parametrize(("spoil", "expected"), FINDINGS, ids=[expected for _, expected in FINDINGS])
-def test_a_finding_is_named(tmp_path, spoil, expected):
+@pytest.mark.parametrize(("spoil", "expected"), ERRORS, ids=[expected for _, expected in ERRORS])
+def test_an_error_is_named(tmp_path, spoil, expected):
     content = small_coco()
     spoil(content)
     images, json_file = write_coco(tmp_path, content)
     with pytest.raises(UserError) as error:
         load_annotations(json_file, images)
-    first, *findings = str(error.value).splitlines()
+    first, *lines = str(error.value).splitlines()
     assert first == f"{json_file}:"
-    assert len(findings) == 1
-    assert findings[0].strip().startswith(expected)
-    assert "; " in findings[0]  # what to do comes after it
+    assert lines[0].strip().startswith(expected)
+    assert "; " in lines[0]  # what to do comes after it
+    assert str(error.value).encode()
+    assert {*tmp_path.iterdir()} == {images, json_file}
 
 
-def test_findings_are_shown_together_up_to_ten(tmp_path):
+def each(key: str, **values: object) -> Callable[[dict], object]:
+    """Writes `values` into all entries of a list."""
+    return lambda content: [entry.update(values) for entry in content[key]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (
+            each("annotations", image_id="11"),
+            "3 annotations: image_id is text, and the ids of images are numbers; write",
+        ),
+        (each("annotations", category_id="2"), "3 annotations: category_id is text, and the ids of categories are"),
+        (each("annotations", category_id=0), "3 annotations: category_id 0 is not the id of a category"),
+        (each("images", width=None), "4 images: width None is not a whole number"),
+        (
+            lambda content: content["categories"].extend(content["categories"][:1] * 49),
+            "category 2: the same category is listed 50 times; delete the repeats",
+        ),
+        (
+            lambda content: content["categories"].extend({"id": i, "name": "cat"} for i in range(20, 22)),
+            "categories 2, 20, 21: they have one name, 'cat', and figures by class would melt together; delete those "
+            "that no annotation has",
+        ),
+        (
+            each("annotations", bbox=[0.1, 0.2, 0.5, 0.5]),
+            "all 3 boxes lie within one pixel: are they normalised to 0..1?",
+        ),
+    ],
+)
+def test_one_cause_is_one_line(tmp_path, spoil, expected):
+    content = small_coco()
+    spoil(content)
+    images, json_file = write_coco(tmp_path, content)
+    with pytest.raises(UserError) as error:
+        load_annotations(json_file, images)
+    (line,) = str(error.value).splitlines()[1:]
+    assert line.strip().startswith(expected)
+
+
+def test_numbers_for_images_that_are_called_by_text(tmp_path):
+    content = small_coco()
+    for image in content["images"]:
+        image["id"] = f"0{image['id']}"
+    images, json_file = write_coco(tmp_path, content)
+    with pytest.raises(
+        UserError, match="3 annotations: image_id is a number, and the ids of images are text; write both"
+    ):
+        load_annotations(json_file, images)
+
+
+def test_errors_are_shown_together_up_to_ten(tmp_path):
     content = small_coco()
     content["images"][0]["width"] = 0
     content["annotations"] = [
-        {"id": i, "image_id": 11, "category_id": 77, "bbox": [0, 0, 1, 1]} for i in range(201, 213)
+        {"id": i, "image_id": 11, "category_id": 5, "bbox": [0, 0, -1, 1]} for i in range(201, 213)
     ]
     images, json_file = write_coco(tmp_path, content)
     with pytest.raises(UserError) as error:
         load_annotations(json_file, images)
-    # 1 + 12 findings: the image and annotations 201 to 209 are shown.
-    _, *findings = str(error.value).splitlines()
-    assert len(findings) == 11
-    assert "image 11: width 0" in findings[0]
-    assert "annotation 209 " in findings[9]
-    assert findings[10].strip() == "and 3 more"
+    # 1 + 12 errors: the image and annotations 201 to 209 are shown.
+    _, *lines = str(error.value).splitlines()
+    assert len(lines) == 11
+    assert "image 11 (11.png): width 0" in lines[0]
+    assert "annotation 209 " in lines[9]
+    assert lines[10].strip() == "and 3 more"
 
 
-def test_missing_files_are_counted(tmp_path):
-    images, json_file = write_coco(tmp_path, small_coco())
-    (images / "12.png").unlink()
-    (images / "14.png").unlink()
-    with pytest.raises(
-        UserError, match=r"2 of 4 image files are not in .*: '12.png' \(image 12\), '14.png' \(image 14\);"
-    ):
-        load_annotations(json_file, images)
-    assert load_annotations(json_file).repairs == {}
+# Ids
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["001", "002", "x", "4"],
+        [-1, -2, -3, -4],
+        [2**53, 2**53 + 1, 2**63, 10**40],
+        ["1", 1, 2, 3],
+    ],
+)
+def test_ids_of_images_are_names(tmp_path, names):
+    """Three annotations belong to the first, the first and the third image."""
+    content = small_coco()
+    for image, name in zip(content["images"], names, strict=True):
+        image["id"] = name
+    for annotation, index in zip(content["annotations"], (0, 0, 2), strict=True):
+        annotation["image_id"] = names[index]
+    images, json_file = write_coco(tmp_path, content)
+    checked = load_annotations(json_file, images)
+    assert checked.is_changed
+    assert checked.repairs == {}
+    assert [image["id"] for image in checked.content["images"]] == [1, 2, 3, 4]
+    assert [image["original_id"] for image in checked.content["images"]] == names
+    assert [annotation["image_id"] for annotation in checked.content["annotations"]] == [1, 1, 3]
+    assert checked.places[103] == f"annotation 103 of image {names[2]} (13.png)"
+
+
+def test_whole_floats_are_whole_numbers(tmp_path):
+    content = small_coco()
+    for key, numbers in {
+        "images": ("id", "width", "height"),
+        "categories": ("id",),
+        "annotations": ("id", "image_id", "category_id", "iscrowd"),
+    }.items():
+        for entry in content[key]:
+            entry.update({name: float(entry[name]) for name in numbers})
+    images, json_file = write_coco(tmp_path, content)
+    checked = load_annotations(json_file, images)
+    assert checked.is_changed
+    assert json.dumps(checked.content, sort_keys=True) == json.dumps(small_coco(), sort_keys=True)
+
+
+def test_ids_of_annotations_are_replaced_where_they_are_no_use(tmp_path):
+    box = {"bbox": [1, 2, 3, 4]}
+    ids = [7, 7, None, 0, -3, "a", 2**53, 9]
+    annotations, repairs = repaired(tmp_path, *[box | {"id": id_, "category_id": 2} for id_ in ids])
+    # 9 is the largest, so that new ones are from 10 on.
+    assert [annotation["id"] for annotation in annotations] == [7, 10, 11, 12, 13, 14, 15, 9]
+    assert repairs == {
+        "annotation ids replaced that an earlier annotation has": 1,
+        "missing annotation ids filled in": 1,
+        "annotation ids replaced that are no whole numbers from 1 to 2^53": 4,
+    }
 
 
 # Repairs
 
 
-def repaired(tmp_path: Path, *annotations: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Annotations and repairs of a json whose annotations belong to image 11, of 80 x 60 pixels."""
+def loaded(tmp_path: Path, *annotations: dict[str, Any], **learned: bool) -> CheckedAnnotations:
+    """A json whose annotations belong to image 11, of 80 x 60 pixels."""
     defaults = {"image_id": 11, "category_id": 2, "iscrowd": 0, "area": 1.0}
-    content = small_coco() | {
+    content = coco_with_shapes() | {
         "annotations": [defaults | {"id": i} | annotation for i, annotation in enumerate(annotations, start=201)]
     }
     images, json_file = write_coco(tmp_path, content)
-    checked = load_annotations(json_file, images)
+    checked = load_annotations(json_file, images, **learned)
     assert checked.is_changed == bool(checked.repairs)
+    return checked
+
+
+def repaired(tmp_path: Path, *annotations: dict[str, Any], **learned: bool) -> tuple[list[dict], dict[str, int]]:
+    """Annotations and repairs of `loaded`."""
+    checked = loaded(tmp_path, *annotations, **learned)
     return checked.content["annotations"], checked.repairs
 
 
@@ -222,6 +300,12 @@ def repaired(tmp_path: Path, *annotations: dict[str, Any]) -> tuple[list[dict[st
         ([5, 61, 10, 10], None, "boxes wholly outside their image dropped"),
         ([-10, 5, 10, 10], None, "boxes wholly outside their image dropped"),
         ([5, -1e11, 10, 9e10], None, "boxes wholly outside their image dropped"),
+        ([1, 2, math.nan, 4], None, "boxes that are not finite dropped"),
+        ([1, -math.inf, 3, 4], None, "boxes that are not finite dropped"),
+        ([0, 0, 1e308, 4], None, "boxes that are not finite dropped"),
+        ([10**400, 2, 3, 4], None, "boxes that are not finite dropped"),
+        ([], None, "annotations without a bbox dropped"),
+        (None, None, "annotations without a bbox dropped"),
         # (0.1 + 0.2) - 0.1 is not 0.2, but nothing is cut off in y.
         ([70, 0.1, 20, 0.2], [70, 0.1, 10, 0.2], "boxes partly outside their image clipped"),
         ([-5, 50, 20, 20], [0, 50, 15, 10], "boxes partly outside their image clipped"),
@@ -258,28 +342,62 @@ def test_missing_entries_are_filled_in(tmp_path):
     assert repairs == {
         "boxes of zero size dropped": 1,
         "boxes partly outside their image clipped": 1,
-        "missing areas filled in (width * height)": 2,
+        "missing or wrong areas filled in (width * height)": 2,
         "missing iscrowd filled in (0)": 1,
         "missing annotation ids filled in": 2,
     }
 
 
-def test_annotations_that_detectron2_would_leave_out_are_counted(tmp_path, caplog):
-    caplog.set_level(logging.WARNING)
-    point, triangle = [1, 2, 3, 4], [1, 1, 9, 1, 9, 9]
+@pytest.mark.parametrize("area", [math.nan, -1, "12", 10**400])
+def test_wrong_areas_are_filled_in(tmp_path, area):
+    (annotation,), repairs = repaired(tmp_path, {"bbox": [1, 2, 3, 4], "area": area})
+    assert annotation["area"] == 12
+    assert repairs == {"missing or wrong areas filled in (width * height)": 1}
+
+
+def test_ignored_regions_are_crowds(tmp_path):
+    (annotation,), repairs = repaired(tmp_path, {"bbox": [1, 2, 3, 4], "ignore": 1})
+    assert (annotation["iscrowd"], annotation["ignore"]) == (1, 0)  # Detectron2 refuses any other ignore
+    assert repairs == {"annotations with ignore 1 taken as crowd regions (iscrowd 1)": 1}
+
+
+POINT, TRIANGLE = [1, 2, 3, 4], [1, 1, 9, 1, 9, 9]
+BROKEN_OUTLINES = [[POINT], [[]], 7, [[1, 2, 3]], {}, {"size": [80, 60], "counts": [4800]}]
+NO_OUTLINES = "annotations without a usable outline (segmentation) dropped, since the model learns masks"
+
+
+def test_broken_outlines_matter_to_models_with_masks_only(tmp_path):
     box = {"bbox": [1, 2, 3, 4]}
-    annotations, repairs = repaired(
-        tmp_path,
-        box | {"segmentation": [point]},
-        box | {"segmentation": [point, triangle]},
-        box | {"segmentation": []},
-        {"bbox": [1, 2, 0, 4], "segmentation": [point]},  # is dropped once
-        box | {"segmentation": [point], "id": None},  # so no id is filled in
-    )
-    assert [annotation["id"] for annotation in annotations] == [202, 203]
-    kind = "annotations dropped whose polygons all have less than three points"
-    assert repairs == {"boxes of zero size dropped": 1, kind: 2}
-    assert f"{kind}: 2, first annotation 201 (image 11), annotations[4] (image 11)" in caplog.text
+    outlines = [*BROKEN_OUTLINES, None, [], [POINT, TRIANGLE], [TRIANGLE], TRIANGLE]
+    given = [box | {"segmentation": outline} for outline in outlines]
+    flat = "flat polygons put into a list, since segmentation is a list of lists of x and y"
+
+    annotations, repairs = repaired(tmp_path / "boxes", *given)
+    kept = [annotation.get("segmentation", "deleted") for annotation in annotations]
+    assert kept == ["deleted"] * 6 + [None, [], [POINT, TRIANGLE], [TRIANGLE], [TRIANGLE]]
+    assert repairs == {flat: 1, "broken outlines (segmentation) ignored, since the model learns no masks": 6}
+
+    annotations, repairs = repaired(tmp_path / "masks", *given, with_masks=True)
+    assert [annotation["segmentation"] for annotation in annotations] == [[POINT, TRIANGLE], [TRIANGLE], [TRIANGLE]]
+    assert repairs == {flat: 1, NO_OUTLINES: 8}
+
+
+def test_broken_keypoints_matter_to_models_with_keypoints_only(tmp_path):
+    """The dog, category 5, has a nose and a tail."""
+    box = {"bbox": [1, 2, 3, 4], "category_id": 5}
+    right = [1, 2, 2, 3, 4, 1]
+    given = [box | {"keypoints": keypoints} for keypoints in ([1, 2, 3, 3, 4, 1], [1, 2], right, [], None)]
+
+    annotations, repairs = repaired(tmp_path / "boxes", *given)
+    assert [annotation.get("keypoints", "deleted") for annotation in annotations] == ["deleted"] * 2 + [right, [], None]
+    assert repairs == {"broken keypoints ignored, since the model learns none": 2}
+
+    annotations, repairs = repaired(tmp_path / "keypoints", *given, with_keypoints=True)
+    assert [annotation["keypoints"] for annotation in annotations] == [right, [0] * 6, [0] * 6]
+    assert repairs == {
+        "annotations without usable keypoints dropped, since the model learns keypoints": 2,
+        "missing keypoints filled in (not labeled)": 2,
+    }
 
 
 def test_shapes_load_in_detectron2(tmp_path):
@@ -292,13 +410,12 @@ def test_shapes_load_in_detectron2(tmp_path):
 
 def test_repairs_are_logged_by_kind_with_examples(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
-    flat = {"bbox": [1, 2, 3, 0]}
-    repaired(tmp_path, flat, flat, flat, flat | {"id": None}, {"bbox": [75, 2, 10, 5]})
+    repaired(tmp_path, *({"bbox": [i, 2, 3, 0]} for i in range(4)), {"bbox": [75, 2, 10, 5]})
     json_file = tmp_path / "pets.json"
+    places = [f"annotation {annotation_id} of image 11 (11.png)" for annotation_id in (201, 202, 203, 205)]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{json_file}: boxes of zero size dropped: 4, first annotation 201 (image 11), annotation 202 (image 11), "
-        "annotation 203 (image 11), ...",
-        f"{json_file}: boxes partly outside their image clipped: 1, first annotation 205 (image 11)",
+        f"{json_file}: boxes of zero size dropped: 4, first {', '.join(places[:3])}, ...",
+        f"{json_file}: boxes partly outside their image clipped: 1, first {places[3]}",
     ]
 
 
@@ -317,11 +434,27 @@ def evaluate_perfect_detections(content: dict[str, Any]) -> float:
     return evaluation.stats[0]
 
 
-def test_id_0_counts_as_found(tmp_path):
+@pytest.mark.parametrize("annotation_id", [0, -5])
+def test_any_id_counts_as_found(tmp_path, annotation_id):
     # pycocotools writes the id of the matched ground truth, and reads 0 as "none": without the repair AP is 0.
-    annotations, repairs = repaired(tmp_path, {"bbox": [1, 2, 30, 40], "id": 0})
-    assert repairs == {"annotation id 0 replaced (pycocotools takes it for 'not matched')": 1}
+    annotations, _ = repaired(tmp_path, {"bbox": [1, 2, 30, 40], "id": annotation_id})
     assert evaluate_perfect_detections(small_coco() | {"annotations": annotations}) == pytest.approx(1.0)
+
+
+def test_what_is_odd_is_said_and_trained(tmp_path):
+    box = {"bbox": [1, 2, 3, 4]}
+    checked = loaded(tmp_path / "double", box, box | {"bbox": [1, 2, 3, 4.5]}, box | {"category_id": 5}, box)
+    (finding,) = checked.findings
+    assert str(finding) == (
+        "warning: annotation 204 of image 11 (11.png): the same box and category as annotation 201 of image 11 "
+        "(11.png); delete one of them"
+    )
+    assert (finding.image_id, finding.annotation_id, len(checked.content["annotations"])) == (11, 204, 4)
+    # As x, y, width and height, both leave the image of 80 x 60 pixels.
+    corners = loaded(tmp_path / "corners", {"bbox": [50, 20, 70, 40]}, {"bbox": [40, 30, 80, 60]}).findings
+    assert corners[0].text.startswith(
+        "2 of 2 boxes leave their images, and all would fit as x0, y0, x1, y1: write x, y, "
+    )
 
 
 def test_repaired_json_is_clean_and_loads_in_pycocotools(tmp_path):

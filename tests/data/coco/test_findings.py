@@ -16,10 +16,13 @@ def test_a_finding_is_one_line():
 
 
 def test_places_whatever_the_entries_hold():
-    images = {5: {"id": 5, "file_name": "a.jpg"}, 6: {"id": 6, "file_name": 3}}
-    assert image_place(images[5]) == "image 5 (a.jpg)"
-    assert image_place(images[6]) == "image 6"
-    assert annotation_place({"id": 17, "image_id": 5}, 3, images) == "annotation 17 of image 5 (a.jpg)"
-    assert annotation_place({"image_id": 6}, 3, images) == "annotations[3] of image 6"
-    assert annotation_place({"id": 17, "image_id": [1]}, 3, images) == "annotation 17 of image [1]"
-    assert annotation_place({"id": 17}, 3, images) == "annotation 17 of image None"
+    named, renamed, nameless = (
+        {"id": 5, "file_name": "a.jpg"},
+        {"id": 1, "original_id": "007"},
+        {"id": 6, "file_name": 3},
+    )
+    assert [image_place(image) for image in (named, renamed, nameless)] == ["image 5 (a.jpg)", "image 007", "image 6"]
+    assert annotation_place({"id": 17, "image_id": 5}, 3, named) == "annotation 17 of image 5 (a.jpg)"
+    assert annotation_place({"image_id": 6}, 3, nameless) == "annotations[3] of image 6"
+    assert annotation_place({"id": 17, "image_id": [1]}, 3, None) == "annotation 17 of image [1]"
+    assert annotation_place({"id": 17}, 3, None) == "annotation 17"

@@ -37,6 +37,13 @@ def test_torchvision_networks(name, channels):
         assert feature.shape == (1, shapes[stage].channels, 64 // stride, 96 // stride)
 
 
+@pytest.mark.parametrize("backbone", [TorchvisionBackbone("shufflenet_v2_x0_5"), TimmBackbone("test_resnet")])
+def test_gray_images_are_seen_as_three_equal_channels(backbone):
+    gray = torch.rand(2, 1, 64, 64)
+    for found, expected in zip(backbone(gray).values(), backbone(gray.repeat(1, 3, 1, 1)).values(), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("is_training", [False, True])
 def test_copies_keep_their_mode_and_their_results(is_training):
     backbone = TorchvisionBackbone("googlenet", norm="BN").train(is_training)  # has other outputs in training
