@@ -1,4 +1,4 @@
-"""tools/analyze_detections.py as a user runs it, within this process."""
+"""`fcos-rpn analyze-detections` within this process."""
 
 import json
 

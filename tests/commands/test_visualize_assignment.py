@@ -1,4 +1,4 @@
-"""tools/visualize_assignment.py as a user runs it, within this process."""
+"""`fcos-rpn visualize-assignment` within this process."""
 
 import json
 
