@@ -85,5 +85,5 @@ def test_mistakes(folder):
         run(*given(folder), "--config-file", "nowhere.yaml")
     with pytest.raises(UserError, match="cannot be read"):
         run(*given(folder), "--annotations", folder / "nowhere.json")
-    with pytest.raises(UserError, match="cannot be made or written"):
+    with pytest.raises(UserError, match="cannot be written"):
         run(*given(folder), "--output", folder / "tiny.yaml" / "out.json")

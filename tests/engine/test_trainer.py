@@ -18,7 +18,7 @@ from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
 
 RCNN = "GeneralizedRCNNWithProposals"
 AP_SECTIONS = {"bbox", "box_detections"}
-AR_SECTIONS = {"box_proposals", "box_proposals_detectron2"}
+AR_SECTIONS = {"box_proposals"}
 
 
 @pytest.fixture
