@@ -291,7 +291,7 @@ def test_float16_on_the_cpu_is_refused(config):
     with pytest.raises(UserError, match=r"SOLVER\.AMP\.PRECISION float16 needs a GPU"):
         build_trainer(cfg)
     cfg.SOLVER.AMP.PRECISION = "float8"
-    with pytest.raises(UserError, match="must be 'float16' or 'bfloat16'"):
+    with pytest.raises(UserError, match="must be one of 'float16', 'bfloat16'"):
         build_trainer(cfg)
 
 
