@@ -23,11 +23,9 @@ WIDTH, HEIGHT = 100, 70
 
 
 def config(name: str) -> CfgNode:
-    cfg = tiny_config({"one": "FCOS", "two": "GeneralizedRCNNWithProposals"}.get(name, "ProposalNetwork"))
+    architecture = {"one": "FCOS", "two": "GeneralizedRCNNWithProposals"}.get(name, "ProposalNetwork")
+    cfg = tiny_config(architecture, "RPN" if name == "anchors" else "FCOSRPN")
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that it detects untrained
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-    if name == "anchors":
-        cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     return cfg
 
 

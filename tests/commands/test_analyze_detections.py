@@ -97,5 +97,3 @@ def test_mistakes(run, model, capsys):
     assert "titles must differ" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"no file .*gone\.pth"):
         run(*first, "--model", "other", first[2], "gone.pth")
-    with pytest.raises(UserError, match=r"no config key MODEL\.FCSO"):
-        run(*first, "MODEL.FCSO", "1")

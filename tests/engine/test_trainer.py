@@ -28,11 +28,11 @@ def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
 
 @pytest.fixture
 def config(tmp_path, coco_folder):
-    def config(meta_architecture: str = "FCOS", folder: tuple[str, str] = coco_folder, **solver) -> CfgNode:
+    def config(meta_architecture: str = "FCOS", proposal_generator: str = "FCOSRPN", **solver) -> CfgNode:
         """Trains and tests on a folder; `solver` are keys of SOLVER."""
-        cfg = tiny_config(meta_architecture)
+        cfg = tiny_config(meta_architecture, proposal_generator)
         cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that it detects untrained
-        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(folder)]
+        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(coco_folder)]
         cfg.OUTPUT_DIR = str(tmp_path / "output")
         for name, value in solver.items():
             cfg.SOLVER[name] = value
@@ -70,10 +70,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> Trainer:
     ],
 )
 def test_training_ends_with_weights_and_results(config, meta_architecture, proposal_generator, sections):
-    cfg = config(meta_architecture)
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = proposal_generator
-    if proposal_generator == "RPN":
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    cfg = config(meta_architecture, proposal_generator)
     train(cfg)
 
     output = Path(cfg.OUTPUT_DIR)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from detectron2.data.datasets import register_pascal_voc
@@ -15,7 +16,7 @@ from tests.tiny import tiny_config, write_coco_folder
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 
 
-def evaluate(cfg) -> tuple[dict, Path]:
+def evaluate(cfg) -> tuple[Any, Path]:
     """Results of an untrained model, and the folder of what it found."""
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.0
     use_datasets(cfg, is_training=False)
