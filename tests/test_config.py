@@ -97,19 +97,23 @@ def test_the_config_that_a_run_saves_merges_again(cfg, write):
     [
         (
             "NUM_CLASES: 3",
-            "NUM_CLASES 3",
+            "FCOS.NUM_CLASES 3",
             "there is no config key MODEL.FCOS.NUM_CLASES. Did you mean MODEL.FCOS.NUM_CL",
         ),
-        ("PRIOR_PROB: 1", "PRIOR_PROB 1", "MODEL.FCOS.PRIOR_PROB is a float and wants a point: 1.0, not 1"),
-        ("NUM_CLASSES: many", "NUM_CLASSES many", "for config key: MODEL.FCOS.NUM_CLASSES"),
-        ("", " 3", "MODEL.FCOS is a group of keys and has no value; set its members, such as MODEL.FCOS.NUM_CLASSES"),
+        ("PRIOR_PROB: 1", "FCOS.PRIOR_PROB 1", "MODEL.FCOS.PRIOR_PROB is a float and wants a point: 1.0, not 1"),
+        ("NUM_CLASSES: many", "FCOS.NUM_CLASSES many", "for config key: MODEL.FCOS.NUM_CLASSES"),
+        (
+            "",
+            "FCOS 3",
+            "MODEL.FCOS is a group of keys and has no value; set its members, such as MODEL.FCOS.NUM_CLASSES",
+        ),
     ],
 )
 def test_a_mistake_is_named_in_one_line_in_a_file_and_on_the_command_line(cfg, write, line, override, message):
     path = write(f"VERSION: 2\nMODEL:\n  FCOS:\n    {line}\n")
     of_file = error_of_file(cfg, path)
     with pytest.raises(UserError) as error:
-        merge_overrides(cfg, f"MODEL.FCOS.{override}".replace(". ", " ").split())
+        merge_overrides(cfg, f"MODEL.{override}".split())
     for found, source in ((of_file, f"config file {path}"), (str(error.value), "command line")):
         assert found.startswith(f"{source}: ")
         assert message in found

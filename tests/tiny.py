@@ -21,8 +21,7 @@ IMAGE_SIZES = ((96, 64), (64, 96), (80, 80))
 
 
 def tiny_config(meta_architecture: str = "FCOS", proposal_generator: str = "FCOSRPN") -> CfgNode:
-    """Two classes on the CPU: FCOS, or another architecture with FCOSRPN or Detectron2's RPN on P3-P7 and RoI heads that
-    pool from P2-P5.
+    """Two classes on the CPU: FCOS, or another architecture with FCOSRPN or RPN on P3-P7 and RoI heads on P2-P5.
 
     The backbone is a random ShuffleNet. The pyramid has 64 channels, since on the 1 x 1 map of a single image the 32
     groups of GN need more than one channel each.
