@@ -81,14 +81,6 @@ def test_detections_are_those_of_an_evaluation(weights, picture, image_format):
     assert_same(predictor(picture), expected["instances"])
 
 
-def test_files_images_and_arrays_are_the_same(predictor, picture):
-    predictor = predictor("one")
-    expected = predictor(str(picture))
-    assert expected.pred_boxes.tensor[:, 2].max() > WIDTH / 2
-    assert_same(predictor(Image.open(picture)), expected)
-    assert_same(predictor(np.asarray(Image.open(picture))), expected)
-
-
 def test_proposals_are_the_best_of_the_generator_in_pixels_of_the_picture(predictor, picture):
     predictor = predictor("two")
     with torch.no_grad():

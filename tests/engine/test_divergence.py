@@ -106,11 +106,6 @@ def test_it_stops_with_all_facts(tmp_path, batch, what, image):
     assert trainer.model.weight.item() == pytest.approx(0.8)  # of the first step
 
 
-def test_without_a_checkpoint_it_says_so():
-    with pytest.raises(TrainingDiverged, match=r"There is no checkpoint yet\. Lower the rate$"):
-        train(BAD)
-
-
 @pytest.mark.parametrize("bad", [BAD, WORSE, RAISING])
 def test_skipped_steps_change_nothing_and_are_counted(warnings, bad):
     trainer = train(GOOD, bad, bad, GOOD, bad, max_skipped=2)

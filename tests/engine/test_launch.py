@@ -101,15 +101,6 @@ def test_two_agents_stand_for_two_machines(forked, tmp_path):  # noqa: F811
     assert (tmp_path / "prepared").read_text() == "1"
 
 
-@pytest.mark.parametrize(("job", "message"), [(make_a_mistake, f"error: {MISTAKE}"), (interrupt, f"\n{WHEN_STOPPED}")])
-def test_a_single_process_says_why_it_ends(tmp_path, monkeypatch, job, message):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which `launch` changes
-    monkeypatch.setattr(f"{__name__}.write_output_to", lambda folder: None)
-    with pytest.raises(SystemExit) as end:
-        run(job, tmp_path, "--num-gpus", "0")
-    assert end.value.code == message
-
-
 SAID = [(make_a_mistake, f"error: {MISTAKE}"), (make_a_mistake_in_one, f"error: {MISTAKE}"), (interrupt, WHEN_STOPPED)]
 
 

@@ -11,7 +11,6 @@ from fcos_rpn import UserError
 from fcos_rpn.engine import lazy
 from fcos_rpn.engine.yaml import build_train_loader
 from fcos_rpn.model_zoo import get_config, get_config_file
-from tests.tiny import write_coco_folder
 
 FILE = get_config_file("lazy/fcos_R_50_FPN_1x.py")
 
@@ -79,11 +78,6 @@ def test_models_that_do_not_fit_together_are_named(override, message):
     cfg = lazy.load(FILE, [override, "train.device=meta"])
     with torch.device("meta"), pytest.raises(UserError, match=message):
         lazy.build_model(cfg)
-
-
-@pytest.fixture
-def coco_folder(tmp_path, detectron2_restored) -> list[str]:
-    return list(write_coco_folder(tmp_path / "coco"))
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,8 @@ from detectron2.config import CfgNode
 
 from fcos_rpn import UserError
 from fcos_rpn.engine.setup import require_device, use_datasets
-from tests.tiny import tiny_config, write_coco_folder
+from tests.tiny import tiny_config
 from tests.traps import Trap
-
-
-@pytest.fixture
-def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
-    return write_coco_folder(tmp_path / "coco")
 
 
 def test_classes_are_those_of_the_data_and_an_overruled_number_is_said(coco_folder, caplog):
@@ -23,7 +18,7 @@ def test_classes_are_those_of_the_data_and_an_overruled_number_is_said(coco_fold
     for num_classes in (80, 2, 5):  # the default, the data's own, another one
         cfg = tiny_config()
         cfg.MODEL.FCOS.NUM_CLASSES = num_classes
-        cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+        cfg.DATASETS.TRAIN_FOLDERS = [coco_folder]
         use_datasets(cfg)
         assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
     logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
@@ -35,7 +30,7 @@ def test_classes_are_those_of_the_data_and_an_overruled_number_is_said(coco_fold
 def test_folders_to_train_on_without_any_to_test_on_mean_no_evaluation(coco_folder):
     cfg = tiny_config()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ("coco_2017_val",)
-    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TRAIN_FOLDERS = [coco_folder]
     use_datasets(cfg)
     assert "coco_2017_train" not in cfg.DATASETS.TRAIN
     assert cfg.DATASETS.TEST == ()
@@ -45,7 +40,7 @@ def test_evaluation_does_not_need_the_training_data(tmp_path, coco_folder):
     cfg = tiny_config()
     cfg.DATASETS.TRAIN = ("coco_2017_train",)  # is not on this machine, or does not matter
     cfg.DATASETS.TRAIN_FOLDERS = [[str(tmp_path / "gone"), str(tmp_path / "gone.json")]]
-    cfg.DATASETS.TEST_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TEST_FOLDERS = [coco_folder]
     cfg.MODEL.FCOS.NUM_CLASSES = 80
     use_datasets(cfg, is_training=False)
     assert len(cfg.DATASETS.TEST) == 1
@@ -56,7 +51,7 @@ def test_training_and_test_data_have_the_same_classes(tmp_path, coco_folder):
     other_json = tmp_path / "other.json"
     other_json.write_text(Path(coco_folder[1]).read_text().replace('"blue"', '"green"'))
     cfg = tiny_config()
-    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TRAIN_FOLDERS = [coco_folder]
     cfg.DATASETS.TEST_FOLDERS = [[coco_folder[0], str(other_json)]]
     with pytest.raises(UserError, match=r"different classes: only .* has blue; only .* has green"):
         use_datasets(cfg)
@@ -75,10 +70,10 @@ def test_folders_are_pairs():
         use_datasets(cfg)
 
 
-def with_proposals(part: str, folder: tuple[str, str], *files: Path) -> CfgNode:
+def with_proposals(part: str, folder: list[str], *files: Path) -> CfgNode:
     cfg = tiny_config()
     cfg.MODEL.LOAD_PROPOSALS = True
-    cfg.DATASETS[f"{part}_FOLDERS"] = [list(folder)]
+    cfg.DATASETS[f"{part}_FOLDERS"] = [folder]
     cfg.DATASETS[f"PROPOSAL_FILES_{part}"] = tuple(map(str, files))
     return cfg
 

@@ -14,16 +14,11 @@ from fcos_rpn.engine.divergence import TrainingDiverged
 from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.engine.trainer import Trainer
 from fcos_rpn.engine.yaml import build_optimizer, build_trainer, evaluate_weights, with_test_time_augmentation
-from tests.tiny import CATEGORIES, tiny_config, write_coco_folder
+from tests.tiny import CATEGORIES, tiny_config
 
 RCNN = "GeneralizedRCNNWithProposals"
 AP_SECTIONS = {"bbox", "box_detections"}
 AR_SECTIONS = {"box_proposals"}
-
-
-@pytest.fixture
-def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
-    return write_coco_folder(tmp_path / "coco")
 
 
 @pytest.fixture
@@ -32,7 +27,7 @@ def config(tmp_path, coco_folder):
         """Trains and tests on a folder; `solver` are keys of SOLVER."""
         cfg = tiny_config(meta_architecture, proposal_generator)
         cfg.MODEL.FCOS.SCORE_THRESH_TEST = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that it detects untrained
-        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(coco_folder)]
+        cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [coco_folder]
         cfg.OUTPUT_DIR = str(tmp_path / "output")
         for name, value in solver.items():
             cfg.SOLVER[name] = value
@@ -314,12 +309,7 @@ def test_a_checkpoint_of_detectron2s_default_trainer_is_resumed(config):
     first = train(config(MAX_ITER=1))
     file = Path(first.output_dir, "model_final.pth")
     content = torch.load(file)
-    state = content["trainer"]
-    content["trainer"] = {
-        "iteration": state["iteration"],
-        "hooks": state["hooks"],
-        "_trainer": {"iteration": 0, "optimizer": state["optimizer"]},
-    }
+    content["trainer"]["_trainer"] = {"iteration": 0, "optimizer": content["trainer"].pop("optimizer")}
     torch.save(content, file)
     resumed = build_trainer(config(MAX_ITER=2))
     resumed.resume_or_load()
