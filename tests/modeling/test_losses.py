@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -8,7 +7,6 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from fcos_rpn import FCOSLosses, FCOSPredictions, FCOSTargets, compute_centerness
 from fcos_rpn.modeling.losses import BOX_LOSSES
 from tests import naive
-from tests.processes import run_two_ranks
 
 NUM_CLASSES = 3
 
@@ -218,53 +216,3 @@ def test_half_precision_is_computed_in_float32():
     for name, loss in found.items():
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(expected[name], rel=1e-4), name
-
-
-def loss_gradient(rank_batches):
-    """Gradient of the summed losses with respect to one shared bias, of one process."""
-    bias = torch.zeros((), requires_grad=True)
-    total = torch.zeros(())
-    for predictions, targets in rank_batches:
-        shifted = FCOSPredictions(*(prediction.detach() + bias for prediction in predictions))
-        total = total + sum(FCOSLosses()(shifted, targets).values())
-    total.backward()
-    return total.detach(), bias.grad
-
-
-def concatenate(batches):
-    predictions, targets = zip(*batches, strict=True)
-    num_before, positives = 0, []
-    for target in targets:
-        positives.append(target.positives + num_before)
-        num_before += target.labels.numel()
-    return (
-        FCOSPredictions(*(torch.cat([part.detach() for part in parts]) for parts in zip(*predictions, strict=True))),
-        FCOSTargets(
-            labels=torch.cat([target.labels for target in targets]),
-            positives=torch.cat(positives),
-            box_idxs=torch.cat([target.box_idxs for target in targets]),
-            ltrb=torch.cat([target.ltrb for target in targets]),
-        ),
-    )
-
-
-def rank_batches():
-    """Equal sizes: one rank with positives, one without any."""
-    full = batch([[0, 3, 1, 3], [3, 2, 2, 3]], [[1, 1, 1, 1], [1, 2, 3, 4], [0.5, 1, 2, 1], [2, 2, 2, 1]])
-    empty = batch([[3, 3, 3, 3], [3, 3, 3, 3]], [], seed=1)
-    return [full, empty]
-
-
-def run_rank(rank, folder):
-    loss, gradient = loss_gradient([rank_batches()[rank]])
-    for value in (loss, gradient):  # what DistributedDataParallel does to gradients
-        torch.distributed.all_reduce(value)
-    (folder / f"{rank}.json").write_text(json.dumps([loss.item() / 2, gradient.item() / 2]))
-
-
-def test_two_processes_give_the_gradient_of_one(tmp_path, forked):
-    run_two_ranks(run_rank, tmp_path)
-    loss, gradient = loss_gradient([concatenate(rank_batches())])
-    for rank in (0, 1):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found == pytest.approx([loss.item(), gradient.item()], rel=1e-5)

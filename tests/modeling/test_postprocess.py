@@ -178,20 +178,6 @@ def test_what_is_not_finite_is_dropped(settings):
     assert (instances.scores > 0.5).sum() == 1
 
 
-def test_contract():
-    for seed in range(5):
-        for instances in FCOSPostProcessor(**DETECTOR)(
-            predictions(3, seed=seed), LOCATIONS, [SIZE, (64, 80), (33, 41)]
-        ):
-            height, width = instances.image_size
-            boxes = instances.pred_boxes.tensor
-            assert len(instances) <= 15
-            assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "location_idxs"}
-            assert (instances.scores[:-1] >= instances.scores[1:]).all()
-            assert (boxes >= 0).all()
-            assert (boxes <= torch.tensor([width, height, width, height])).all()
-
-
 def test_no_candidates():
     (instances,) = FCOSPostProcessor(**{**DETECTOR, "score_thresh": 0.99})(nothing_but({}), LOCATIONS, [SIZE])
     assert len(instances) == 0
