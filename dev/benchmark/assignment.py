@@ -1,7 +1,7 @@
 """Ground truth -> targets, for a batch of images of one size.
 
-Ours and the FCOS peers on P3-P7; Detectron2's RPN, which knows no center sampling, matches its three anchors a cell on
-P2-P6 and samples 256 of them. That takes it seconds for a few hundred boxes, so it stands beside small batches only.
+Ours and the FCOS peers work on P3-P7. Detectron2's RPN has no center sampling; it matches three anchors per cell on
+P2-P6 and samples 256 of them. This takes seconds for a few hundred boxes, so it is measured with small batches only.
 """
 
 import math
@@ -67,7 +67,7 @@ def detectron2_assignment(locations: Locations, gt: Sequence[Instances], *, radi
 
 
 def torchvision_assignment(locations: Locations, gt: Sequence[Instances], *, radius: float) -> Callable[[], Any]:
-    """Its matching is the first half of its FCOS's `compute_loss`, which hands the result to the head."""
+    """The matching is the first half of `FCOS.compute_loss`, which gives the result to the head."""
     head = SimpleNamespace(compute_loss=lambda targets, outputs, anchors, matched_idxs: matched_idxs)
     model: Any = SimpleNamespace(head=head, center_sampling_radius=radius or math.inf)
     anchors = [cells(locations)] * len(gt)
@@ -83,6 +83,6 @@ def rpn_assignment(size: tuple[int, int], gt: list[Instances], device: torch.dev
 
 
 def cells(locations: Locations) -> Tensor:
-    """(R, 4): the peers have for each location a box around it as large as its stride."""
+    """(R, 4) boxes of the stride's size around the locations, which the peers use as anchors."""
     half = locations.strides[:, None] / 2
     return torch.cat([locations.points - half, locations.points + half], dim=1)

@@ -68,7 +68,7 @@ def random_annotations(num_images: int, *, num_boxes: int) -> dict[str, Any]:
 
 
 def random_outputs(content: dict[str, Any]) -> list[dict[str, Instances]]:
-    """For each image `instances`, which are its ground truth moved a little and random boxes, and `proposals`."""
+    """Make `instances` and `proposals` for each image: its ground truth, moved a little, and random boxes."""
     generator = torch.Generator().manual_seed(SEED)
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
@@ -100,7 +100,7 @@ def with_evaluator(
     outputs: list[dict[str, Instances]],
     **kwargs: Any,
 ) -> Callable[[], Any]:
-    """From what the model found to figures; the evaluator has read the annotations."""
+    """Evaluate outputs of a model; the evaluator has read the annotations before."""
     name = f"fcos_rpn_benchmark_{evaluator_type.__name__}"
     with tempfile.TemporaryDirectory() as folder:
         json_file = Path(folder) / "annotations.json"
@@ -120,7 +120,7 @@ def with_evaluator(
 
 
 def with_pycocotools(content: dict[str, Any], outputs: list[dict[str, Instances]]) -> Callable[[], Any]:
-    """AP as COCO has it and AR with all classes as one, by that library alone."""
+    """Compute AP by COCO's protocol and class-agnostic AR with pycocotools alone."""
     rows: dict[str, list[np.ndarray]] = {"proposals": [], "instances": []}
     for image, output in zip(content["images"], outputs, strict=True):
         for kind, found in output.items():

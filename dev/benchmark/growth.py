@@ -1,6 +1,6 @@
-"""How the time and the memory of each step grow with the size of an image, the batch, the boxes and the classes.
+"""Growth of each step's time and memory with the size of an image, the batch, the boxes and the classes.
 
-Each is doubled or more while the others stay at `BASE`. A slope of 1 is proportional growth, of 0 none.
+One of them is doubled or more while the others stay. A slope of 1 is proportional growth, of 0 none.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ CHANNELS = 256
 
 
 class Load(NamedTuple):
-    """What a step has to work on."""
+    """The input of a step."""
 
     pixels: int = 400 * 544
-    """Of an image, whose sides are as 3 to 4."""
+    """Of an image with sides as 3 to 4."""
     batch: int = 2
     boxes: int = 10
     """Ground truth of an image."""
@@ -47,7 +47,7 @@ QUICK_VALUES = {"pixels": [96 * 128, 192 * 256], "batch": [1, 2], "boxes": [10, 
 
 
 def comparisons(setup: Setup) -> Iterator[Comparison]:
-    """For each step and each of `VALUES` one, whose cases are the values."""
+    """Compare the values of each of `VALUES`, for each step."""
     base = Load(pixels=128 * 171, batch=1) if setup.is_quick else Load()
     for step, prepare in STEPS.items():
         for against, values in (QUICK_VALUES if setup.is_quick else VALUES).items():
@@ -70,7 +70,7 @@ def loss(load: Load, setup: Setup) -> Callable[[], Any]:
 
 
 def select(load: Load, setup: Setup) -> Callable[[], Any]:
-    """A detector's, with about one of 700 pairs of a location and a class above the threshold."""
+    """Selection of a detector; about one in 700 pairs of a location and a class is above the threshold."""
     locations = locations_of(load.size, FCOS_STRIDES, setup.device)
     levels = random_predictions(locations, load.batch, num_classes=load.classes, mean_logit=-6.0)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def select(load: Load, setup: Setup) -> Callable[[], Any]:
 
 
 def evaluate(load: Load, setup: Setup) -> Callable[[], Any]:
-    """AR100 and AR1k of as many images, of 1000 proposals each."""
+    """AR100 and AR1k of a batch of images with 1000 proposals each."""
     content = random_annotations(load.batch, num_boxes=load.boxes)
     proposals = {
         image["id"]: (output["proposals"].proposal_boxes.tensor, output["proposals"].objectness_logits)
@@ -90,7 +90,7 @@ def evaluate(load: Load, setup: Setup) -> Callable[[], Any]:
 
 
 def convolution(load: Load, setup: Setup) -> Callable[[], Any]:
-    """One of the head's on P3, as a yardstick."""
+    """One convolution of the head on P3, for comparison."""
     generator = torch.Generator().manual_seed(SEED)
     grid = grid_sizes(load.size, FCOS_STRIDES)[0]
     x = torch.randn(load.batch, CHANNELS, *grid, generator=generator).to(setup.device)

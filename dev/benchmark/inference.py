@@ -1,7 +1,7 @@
-"""Images -> detections, and the model's convolutions alone: what no implementation can be faster than.
+"""Images -> detections, and the model's convolutions alone, the floor for every implementation.
 
-The floor runs every convolution of our model once more, channels-last, on inputs of the same shapes, without norms,
-activations, or anything in between.
+The floor runs the convolutions of our model, channels-last, on inputs of the same shapes, without norms, activations
+or anything else.
 """
 
 import functools
@@ -44,7 +44,7 @@ def comparisons(
 
 
 def convolutions_alone(model: nn.Module, inputs: list[dict[str, Any]]) -> Callable[[], None]:
-    """Runs all convolutions of a model as it does on these inputs."""
+    """Run all convolutions of a model as it does on these inputs."""
     calls: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
         module.register_forward_pre_hook(lambda convolution, x: calls.append((convolution, x[0].shape)))

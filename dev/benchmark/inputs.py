@@ -18,8 +18,8 @@ RPN_STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 
 
 def random_boxes(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """(count, 4) boxes in pixels within an image of that height and width; their sides are 1/40 to 1/2 of its own, in
-    equal numbers on a scale of logarithms, as there are more small objects than large ones."""
+    """Draw (count, 4) boxes in pixels in an image of that height and width. Their sides are 1/40 to 1/2 of the image's,
+    uniform on a logarithmic scale, since there are more small objects than large ones."""
     height, width = size
     scale = torch.tensor([width, height])
     sides = scale * torch.exp(torch.empty(count, 2).uniform_(-3.7, -0.7, generator=generator))
@@ -42,7 +42,7 @@ def ground_truth(
 
 
 def batch(num_images: int, size: tuple[int, int], *, num_boxes: int, device: torch.device) -> list[dict[str, Any]]:
-    """Detectron2's inputs: noise, and ground truth of 80 classes, on the device already."""
+    """Make Detectron2's inputs on the device: noise, and ground truth of 80 classes."""
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randint(256, (num_images, 3, *size), generator=generator).float().to(device)
     found = ground_truth(num_images, size, num_boxes=num_boxes, num_classes=80, device=device)
@@ -63,7 +63,7 @@ def locations_of(size: tuple[int, int], strides: Mapping[str, int], device: torc
 
 
 class Pyramid(Backbone):
-    """Stands in for a backbone where only the names, strides and channels of its levels matter."""
+    """A backbone with names, strides and channels of levels, but without maps."""
 
     def __init__(self, strides: Mapping[str, int], channels: int = 256) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Predictions and targets -> gradients of the predictions.
 
-Ours and the peers begin with the same predictions, level by level and class by class as a head's convolutions make
-them, and the same targets. What each does to put them in order counts.
+All begin with the same targets and the same predictions, in the layout of a head's convolutions. Reordering them is
+part of the time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +86,7 @@ def random_predictions(locations: Locations, batch_size: int, *, num_classes: in
 
 
 def with_gradients(losses: Callable[[], dict[str, Tensor]], levels: Levels) -> Callable[[], None]:
-    """Begins and ends without gradients, so that their memory is part of every run."""
+    """Begin and end without gradients, so that their memory is part of every run."""
 
     def run() -> None:
         with EventStorage():  # detectron2 logs to it

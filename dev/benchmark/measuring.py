@@ -1,6 +1,6 @@
-"""Time and peak memory of functions that do the same thing, measured in turn within one process.
+"""Measure time and peak memory of functions that do the same thing, in turn within one process.
 
-Whatever else the machine does slows all of them alike, so that their ratios are steadier than their times.
+Other load on the machine slows all of them alike, so their ratios are steadier than their times.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ MIB = 2**20
 ROUNDS, QUICK_ROUNDS = 15, 3
 
 Memory = Literal["torch", "process"]
-"""Whose memory counts: torch's tensors, or, for work that torch has no part in, the resident set of the process."""
+"""Which memory counts: torch's tensors, or, for work without torch, the resident set of the process."""
 
 
 class Setup(NamedTuple):
@@ -27,24 +27,24 @@ class Setup(NamedTuple):
 
     device: torch.device = torch.device("cpu")
     is_quick: bool = False
-    """Small inputs and few rounds, which shows that everything runs, and no more."""
+    """Small inputs and few rounds: a test, not a measurement."""
     uses_amp: bool = False
-    """Run models in float16 where autocast wants it."""
+    """Run models under autocast in float16."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.uses_amp)
 
 
 class Comparison(NamedTuple):
-    """Functions that do the same thing, and what they do it to."""
+    """Functions that do the same thing to the same input."""
 
     setting: Mapping[str, object]
     """Strings and numbers."""
     cases: Mapping[str, Callable[[], object]]
-    """Ours, whose names begin with `OURS`, its peers and, if there is one, `FLOOR`."""
+    """By name: ours begin with `OURS`; the others are peers and perhaps `FLOOR`."""
     memory: Memory = "torch"
     seconds: float = 120.0
-    """No round begins after so many, but for the first `min_rounds`."""
+    """No round after the first `min_rounds` begins later."""
     min_rounds: int = 3
 
 
@@ -59,18 +59,18 @@ class Measurement(NamedTuple):
     spread: float
     """Their interquartile range, in seconds."""
     peak_mib: float | None
-    """Largest memory at once, in MiB above what was held before; None where it cannot be told."""
+    """Largest memory at once, in MiB above what was held before; None where the system does not tell."""
     rounds: int
 
 
 def measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
-    """Run all cases several times in turn, each time beginning with another one.
+    """Run all cases several times in turn; each round begins with another one.
 
-    Torch's memory is followed in a run of its own, since that slows it, after one that fills caches. The process's is
-    followed in every run, and none comes before, since such work takes minutes.
+    Torch's memory is measured in a run of its own, which is slower, after one that fills caches. The memory of the
+    process is measured in every run, without one before, since such work takes minutes.
     """
     gc.collect()
-    gc.freeze()  # between runs only what they leave behind is looked through
+    gc.freeze()  # so that collections between runs are short
     try:
         return _measure(comparison, setup)
     finally:
@@ -135,7 +135,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_of_torch(run: Callable[[], object], device: torch.device) -> float:
-    """Most MiB of tensors at once, above those held before."""
+    """Largest MiB of tensors at once, above those held before."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -147,7 +147,7 @@ def peak_of_torch(run: Callable[[], object], device: torch.device) -> float:
     # On the CPU every allocation of a tensor and every release is an event of the profiler.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         result = run()
-    del result  # only now: its release is no part of the run
+    del result  # its release is not part of the run
     held = peak = 0
     for event in sorted(_memory_events(profiler), key=lambda event: event.start_ns()):
         held += event.nbytes()
@@ -161,9 +161,9 @@ def _memory_events(profiler: Any) -> Iterator[Any]:
 
 
 def _seconds_and_peak_of_process(run: Callable[[], object]) -> tuple[float, float | None]:
-    """Linux keeps the largest resident set since its mark was last set back; elsewhere the peak is None."""
+    """Linux keeps the largest resident set since its mark was reset; elsewhere the peak is None."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # memory that earlier runs gave back to the C library would hide growth
+        ctypes.CDLL(None).malloc_trim(0)  # memory that the C library keeps would hide growth
     before = None
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

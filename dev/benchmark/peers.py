@@ -1,6 +1,6 @@
-"""This package's FCOS, and other implementations with the same backbone and the same weights.
+"""Build this package's FCOS and other implementations with the same backbone and the same weights.
 
-All select alike: score above .05, 1000 candidates a level, suppression at .6 (RetinaNet .5), 100 detections.
+All select alike: score above .05, 1000 candidates per level, NMS at .6 (RetinaNet .5), 100 detections.
 """
 
 import copy
@@ -27,7 +27,7 @@ CONFIGS = {"R50": "COCO-Detection/fcos_R_50_FPN_1x.yaml", "mobilenet_v2": "custo
 
 SCORE_THRESH = 0.05
 NUM_CANDIDATES = 2000
-"""Pairs of a location and a class over the threshold on an image; a random model has none."""
+"""Pairs of a location and a class above the threshold in an image. A random model has none."""
 
 TO_DETECTRON2 = {
     "cls_tower": "cls_subnet",
@@ -47,7 +47,7 @@ TO_TORCHVISION = {
 
 
 def build_models(backbone: str, inputs: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
-    """Models by name, ours first, in evaluation mode, that find about `NUM_CANDIDATES` on each of the inputs.
+    """Build models by name, ours first, in evaluation mode, with about `NUM_CANDIDATES` on each of the inputs.
 
     Args:
         backbone: one of `CONFIGS`.
@@ -83,7 +83,7 @@ def build_models(backbone: str, inputs: list[dict[str, Any]], device: torch.devi
 
 
 def as_detectron2(ours: FCOS) -> nn.Module:
-    """detectron2.modeling's FCOS with copies of our weights."""
+    """Build Detectron2's FCOS with copies of our weights."""
     shapes = ours.backbone.output_shape()
     head = detectron2_fcos.FCOSHead(
         input_shape=[shapes[name] for name in ours.core.in_features],
@@ -133,7 +133,7 @@ class TorchvisionFCOS(nn.Module):
 
 
 def copy_head(ours: FCOSHead, peer: nn.Module, names: Mapping[str, str]) -> None:
-    """Our weights into a peer's head, whose convolutions before a norm have a bias, too: it becomes zero.
+    """Copy our weights to a peer's head; the biases of its convolutions before a norm become zero.
 
     Args:
         names: `TO_DETECTRON2` or `TO_TORCHVISION`.
@@ -152,7 +152,7 @@ def copy_head(ours: FCOSHead, peer: nn.Module, names: Mapping[str, str]) -> None
 
 
 def detectron2_parts(strides: Mapping[str, int], *, num_classes: int, radius: float) -> Any:
-    """detectron2's FCOS for its assignment and its losses alone: neither backbone nor head."""
+    """Build detectron2's FCOS without backbone and head, for its assignment and its losses."""
     return detectron2_fcos.FCOS(
         backbone=Pyramid(strides),
         head=nn.Identity(),
@@ -165,14 +165,14 @@ def detectron2_parts(strides: Mapping[str, int], *, num_classes: int, radius: fl
 
 
 def anchor_rpn(device: torch.device, *, config: str = "table6_rpn.yaml") -> Any:
-    """Detectron2's RPN on P2-P6, with 1000 proposals; `table6_rpn_gn.yaml` gives it our towers."""
+    """Build Detectron2's RPN on P2-P6, with 1000 proposals; `table6_rpn_gn.yaml` gives it our towers."""
     return _proposal_generator(config, "RPN", device)
 
 
 def our_proposal_generator(
     device: torch.device, *, strides: Mapping[str, int] = RPN_STRIDES, num_convs: int = 4, num_shared_convs: int = 0
 ) -> Any:
-    """FCOSRPN as it is by default, on P2-P6, with 1000 proposals; or on other levels, or with a smaller head."""
+    """Build FCOSRPN with 1000 proposals, by default on P2-P6 with its usual head."""
     overrides = ["MODEL.FCOS.NUM_CONVS", num_convs, "MODEL.FCOS.NUM_SHARED_CONVS", num_shared_convs]
     return _proposal_generator("table6_rpn.yaml", "FCOSRPN", device, strides=strides, overrides=overrides)
 
@@ -204,7 +204,7 @@ def _num_convs(ours: FCOS) -> int:
 
 @torch.no_grad()
 def _standardize_features(backbone: nn.Module, device: torch.device) -> None:
-    """Frozen statistics of a random network are not those of its features, which so grow from layer to layer."""
+    """Set the frozen statistics of a random network to those of its features, which would grow from layer to layer."""
 
     def take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
@@ -221,7 +221,7 @@ def _standardize_features(backbone: nn.Module, device: torch.device) -> None:
 
 @torch.no_grad()
 def _raise_scores(model: Any, inputs: list[dict[str, Any]]) -> None:
-    """Raise the bias of all classes until `NUM_CANDIDATES` an image are over the threshold."""
+    """Raise the bias of all classes until `NUM_CANDIDATES` per image are above the threshold."""
     features = model.backbone(model.preprocess_image(inputs).tensor)
     if isinstance(model, FCOS):
         predictions, _ = model.core(features)
@@ -241,7 +241,7 @@ def _raise_scores(model: Any, inputs: list[dict[str, Any]]) -> None:
 
 
 def _least_offset(count: Callable[[float], int], wanted: int) -> float:
-    """The least x for which count(x), which grows with x, is as large as wanted."""
+    """Find the least x at which count(x), which grows with x, reaches `wanted`."""
     low, high = -20.0, 20.0
     for _ in range(30):
         middle = (low + high) / 2

@@ -1,7 +1,7 @@
 """Feature maps -> proposals: the whole generator, its selection alone, and what smaller heads cost.
 
-Selection is decoding, the best of each level, suppression and the best of all. What it costs depends on the boxes, so
-there all select from boxes of one distribution, an object's size around each cell, and from random scores.
+Selection is decoding, the best of each level, NMS and the best of all. Its time depends on the boxes, so all select
+from boxes of the same distribution, an object's size around each cell, with random scores.
 """
 
 from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ PEER_COLOR = "0.75"
 
 
 class Report:
-    """Rows of one subject: a setting and a case with its figures, ours also with their ratios to every peer's."""
+    """The rows of a subject: a setting, a case and its figures; for ours also the ratio to each peer's."""
 
     def __init__(self, subject: str, setup: Setup) -> None:
         self.subject = subject
@@ -42,15 +42,15 @@ class Report:
             self.rows.append(row)
 
     def table(self) -> str:
-        """Times in milliseconds with their interquartile range, memory in MiB, and how many times a peer's time and
-        memory ours is."""
+        """Format times in milliseconds with their interquartile range, memory in MiB, and the ratios of our time and
+        memory to each peer's."""
         settings = self.settings()
         peers = list(dict.fromkeys(key[9:] for row in self.rows for key in row if key.startswith("ratio_to_")))
         headers = [*settings, "case", "ms", "±", "MiB", *(f"/ {peer}" for peer in peers)]
         return tabulate([self._cells(row, settings, peers) for row in self.rows], headers, disable_numparse=True)
 
     def settings(self) -> list[str]:
-        """What a row's comparison is told by."""
+        """The keys of a comparison's setting."""
         figures = {*Measurement._fields, "case", "memory"}
         return [key for key in self.rows[0] if key not in figures and "ratio_to_" not in key]
 
@@ -103,15 +103,14 @@ def number(value: float | None, form: str) -> str:
 
 
 def slope(values: list[float], figures: list[float | None]) -> float | None:
-    """Exponent of the power of the value that the figures follow best; None if one is not above zero."""
+    """Fit the figures by a power of the values and return its exponent; None if a figure is not above zero."""
     if any(figure is None or figure <= 0 for figure in figures):
         return None
     return float(np.polyfit(np.log(values), np.log(np.array(figures, dtype=float)), 1)[0])
 
 
 def plot_times(report: Report) -> Figure:
-    """A panel for each comparison, with a bar for each case: its time, the interquartile range, and how many times the
-    first one's it is."""
+    """Plot a panel for each comparison, with a bar for each case: time, interquartile range, ratio to the first."""
     settings = report.settings()
     if any(len({row[key] for row in report.rows}) > 1 for key in settings):
         settings = [key for key in settings if len({row[key] for row in report.rows}) > 1]  # what tells panels apart
@@ -156,7 +155,7 @@ def growth_series(report: Report) -> dict[tuple[str, str], tuple[list[float], li
 
 
 def growth_table(report: Report) -> str:
-    """Slopes of time and memory on logarithmic axes: 1 is proportional, 0 is no growth."""
+    """Format slopes of time and memory on logarithmic axes: 1 is proportional, 0 is no growth."""
     series = growth_series(report)
     axes = list(dict.fromkeys(against for _, against in series))
     rows = []
@@ -168,7 +167,7 @@ def growth_table(report: Report) -> str:
 
 
 def plot_growth(report: Report) -> Figure:
-    """Time in the upper row and memory in the lower one, a panel for each thing that grows, a line for each step."""
+    """Plot time above memory, a panel for each quantity that grows, a line for each step."""
     series = growth_series(report)
     axes = list(dict.fromkeys(against for _, against in series))
     steps = list(dict.fromkeys(step for step, _ in series))

@@ -1,7 +1,7 @@
 """Forward and backward of a whole model, without the optimizer's step.
 
-The paper gives FCOS half of the training memory of RetinaNet; `memory_ratio_to_retinanet` is the row for it. RetinaNet
-is Detectron2's, whose towers have no norm, while ours have GN and keep its inputs for the backward pass.
+The paper reports half of RetinaNet's training memory; compare `memory_ratio_to_retinanet`. Detectron2's RetinaNet has
+no norm in its towers; ours have GN and keep its inputs for the backward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
 
 
 def training_step(model: Any, inputs: list[dict[str, Any]], setup: Setup) -> Callable[[], None]:
-    """Begins and ends without gradients, so that their memory is part of every step."""
+    """Begin and end without gradients, so that their memory is part of every step."""
 
     def run() -> None:
         with EventStorage(), setup.autocast():  # detectron2 logs to it

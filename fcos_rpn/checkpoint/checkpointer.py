@@ -94,7 +94,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 torch.save({"model": weights, **parts, **kwargs}, file)
             self.tag_last_checkpoint(path.name)
         except UserError as error:
-            last = f"--resume continues from the last whole one, {self._last}" if self._last else "There is none yet"
+            last = f"--resume continues from {self._last}" if self._last else "No checkpoint was written before it"
             raise UserError(f"checkpoint {error}. {last}") from error
         self._last = path
 
@@ -219,7 +219,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         may_reset = self.reset_class_layers and not self.require_all and not is_resumed
         if is_resumed:
             advice = (
-                f"A training continues with its own classes, in their order. {START_ANEW}, and --reset-class-layers"
+                f"A training continues with its own classes. To change them, {START_ANEW}, and --reset-class-layers"
             )
         elif self.require_all:
             advice = "Give the data and the model the classes that it was trained on, in that order"
@@ -263,12 +263,12 @@ class FCOSCheckpointer(DetectionCheckpointer):
         if problem:
             raise UserError(
                 f"its weights fit, but the state of its {name} is not that of this training: {problem}.\n"
-                f"Resume with the config that it was trained with. {START_ANEW}"
+                f"Resume with the config that it was trained with, or {START_ANEW}"
             )
 
 
 START_ANEW = (
-    "To change it, start a new training from these weights: without --resume, with the file as MODEL.WEIGHTS or "
+    "start a new training from these weights: without --resume, with the file as MODEL.WEIGHTS or "
     "train.init_checkpoint, with another output folder"
 )
 

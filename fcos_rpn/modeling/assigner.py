@@ -26,6 +26,9 @@ from .geometry import Locations, encode_boxes
 MAX_BYTES_AT_ONCE = 1 << 20
 """Limits the largest tensor of boxes × cells. More boxes are processed in chunks, so that memory does not grow."""
 
+MAX_BYTES_ON_GPUS = 1 << 26
+"""The same on GPUs, where the host waits for each chunk and memory is not cached."""
+
 
 class FCOSTargets(NamedTuple):
     """The training targets of all locations."""
@@ -129,20 +132,25 @@ class FCOSAssigner:
         window = (2 * (math.floor(self.radius) + 1)) ** 2
         # Cells of a window are int64 indices, those of the whole grid a mask.
         bytes_per_box = 8 * window * len(self.ranges) if self.radius > 0 else len(locations.points)
-        chunk_size = max(1, MAX_BYTES_AT_ONCE // bytes_per_box)
+        max_bytes = MAX_BYTES_AT_ONCE if boxes.device.type == "cpu" else MAX_BYTES_ON_GPUS
+        chunk_size = max(1, max_bytes // bytes_per_box)
         for start in range(0, len(boxes), chunk_size):
             location_idxs, box_idxs = self._candidates_at_once(locations, boxes[start : start + chunk_size])
             yield location_idxs, start + box_idxs
 
     def _candidates_at_once(self, locations: Locations, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        levels = [self._look_at_level(locations, level, boxes) for level in range(len(self.ranges))]
+        x0, y0, x1, y1 = boxes.split(1, dim=1)  # (m, 1)
+        x, y = (x0, (x0 + x1) / 2, x1), (y0, (y0 + y1) / 2, y1)
+        levels = [self._look_at_level(locations, level, x, y) for level in range(len(self.ranges))]
         cells, are_candidates = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
         # The host waits for a GPU here, to know how many there are: once, not once per level.
         box_idxs, cell = are_candidates.nonzero(as_tuple=True)
         return cells.expand(len(boxes), -1)[box_idxs, cell], box_idxs
 
-    def _look_at_level(self, locations: Locations, level: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare (m, 4) boxes with cells of one level.
+    def _look_at_level(
+        self, locations: Locations, level: int, x: tuple[Tensor, ...], y: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Compare m boxes with cells of one level; x and y are (m, 1) low sides, centers and high sides.
 
         Returns:
             (m, g) locations in [0, R) that each box is compared with, or (1, g) if they are the same for all boxes;
@@ -154,21 +162,23 @@ class FCOSAssigner:
         stride = locations.strides[first]
         lower, upper = self.ranges[level]
 
-        columns, is_inside_x, distance_x = self._along_axis(points[0, :, 0], stride, boxes[:, 0], boxes[:, 2])
-        rows, is_inside_y, distance_y = self._along_axis(points[:, 0, 1], stride, boxes[:, 1], boxes[:, 3])
+        columns, is_inside_x, distance_x = self._along_axis(points[0, :, 0], stride, *x)
+        rows, is_inside_y, distance_y = self._along_axis(points[:, 0, 1], stride, *y)
         is_inside = is_inside_y[:, :, None] & is_inside_x[:, None, :]  # (m, h, w)
         distance = torch.maximum(distance_y[:, :, None], distance_x[:, None, :])
         is_in_range = (distance >= lower) & (distance <= upper)
         location_idxs = first + rows[:, :, None] * width + columns[:, None, :]
         return location_idxs.flatten(1), (is_inside & is_in_range).flatten(1)
 
-    def _along_axis(self, points: Tensor, stride: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _along_axis(
+        self, points: Tensor, stride: Tensor, low: Tensor, center: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compare one axis of a level's grid with m boxes.
 
         Args:
             points: (G,) coordinates of the grid's lines.
             stride: () their distance.
-            low, high: (m,) the boxes' sides.
+            low, center, high: (m, 1) of the boxes.
 
         Returns:
             Indices of the g lines looked at, (m, g), or (1, g) if they are the same for all boxes; (m, g) whether each
@@ -177,9 +187,8 @@ class FCOSAssigner:
         if self.radius > 0:
             # A line within r strides of the center is one of the ⌊r⌋ + 1 next below it or the ⌊r⌋ + 1 next above.
             reach = math.floor(self.radius) + 1
-            center = (low + high) / 2
             nearest = ((center - points[0]) / stride).floor().clamp(-reach, len(points) + reach).long()
-            lines = nearest[:, None] + torch.arange(1 - reach, 1 + reach, device=points.device)  # (m, 2·reach)
+            lines = nearest + torch.arange(1 - reach, 1 + reach, device=points.device)  # (m, 2·reach)
             is_on_grid = (lines >= 0) & (lines < len(points))
             lines = lines.clamp(0, len(points) - 1)
             sampling_low = torch.maximum(low, center - self.radius * stride)
@@ -189,8 +198,8 @@ class FCOSAssigner:
             is_on_grid = torch.ones_like(lines, dtype=torch.bool)
             sampling_low, sampling_high = low, high
         at = points[lines]
-        is_inside = is_on_grid & (at > sampling_low[:, None]) & (at < sampling_high[:, None])
-        return lines, is_inside, torch.maximum(at - low[:, None], high[:, None] - at)
+        is_inside = is_on_grid & (at > sampling_low) & (at < sampling_high)
+        return lines, is_inside, torch.maximum(at - low, high - at)
 
 
 def smallest_candidates(

@@ -48,7 +48,7 @@ def compute_locations(
         x = torch.arange(width, device=device, dtype=torch.float32) * stride + first
         y = torch.arange(height, device=device, dtype=torch.float32) * stride + first
         rows, columns = torch.meshgrid(y, x, indexing="ij")
-        points.append(torch.stack([columns.flatten(), rows.flatten()], dim=1))  # (Hi·Wi, 2)
+        points.append(torch.stack([columns, rows], dim=2).flatten(end_dim=1))  # (Hi·Wi, 2)
         point_strides.append(x.new_full((height * width,), stride))
     return Locations(
         points=torch.cat(points),

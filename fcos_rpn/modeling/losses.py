@@ -3,14 +3,14 @@
 Shapes: N images, R locations, C foreground classes, P positives of this process.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from ..errors import require_one_of
 from .assigner import FCOSTargets
@@ -19,14 +19,40 @@ from .geometry import compute_centerness
 from .head import FCOSPredictions
 
 
+class _Overlap(NamedTuple):
+    """Areas of P pairs of boxes around a common point."""
+
+    intersection: Tensor
+    union: Tensor
+    hull: Tensor
+    """Of the smallest box that contains both."""
+    hull_diagonal: Tensor
+    """Its square."""
+
+
+def _overlap(ltrb: Tensor, gt_ltrb: Tensor) -> _Overlap:
+    # Boxes around a common point overlap, so that no case needs a mask, for which the host would wait for a GPU.
+    hull = _sides(torch.maximum(ltrb, gt_ltrb))
+    intersection, area, gt_area = (
+        _sides(distances).prod(dim=1) for distances in (torch.minimum(ltrb, gt_ltrb), ltrb, gt_ltrb)
+    )
+    return _Overlap(
+        intersection=intersection,
+        union=area + gt_area - intersection,
+        hull=hull.prod(dim=1),
+        hull_diagonal=hull.square().sum(dim=1),
+    )
+
+
+def _sides(ltrb: Tensor) -> Tensor:
+    """(P, 4) distances -> (P, 2) width and height."""
+    return ltrb[:, :2] + ltrb[:, 2:]
+
+
 def compute_iou(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
     """Compute the IoU of boxes around a common point, in any unit: (P, 4) >= 0 and (P, 4) > 0 -> (P,)."""
-
-    def area(sides: Tensor) -> Tensor:
-        return (sides[:, 0] + sides[:, 2]) * (sides[:, 1] + sides[:, 3])
-
-    intersection = area(torch.minimum(ltrb, gt_ltrb))
-    return intersection / (area(ltrb) + area(gt_ltrb) - intersection)
+    overlap = _overlap(ltrb, gt_ltrb)
+    return overlap.intersection / overlap.union
 
 
 def _iou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
@@ -37,11 +63,26 @@ def _linear_iou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
     return 1 - compute_iou(ltrb, gt_ltrb)
 
 
-def _loss_on_boxes(loss: Callable[[Tensor, Tensor], Tensor], ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
-    """Call a loss of torchvision, which takes corners of boxes, here around the origin."""
-    toward_sides = ltrb.new_tensor([-1.0, -1.0, 1.0, 1.0])
-    ltrb = ltrb.clamp(min=torch.finfo(ltrb.dtype).eps)  # complete_box_iou_loss divides by the height
-    return loss(ltrb * toward_sides, gt_ltrb * toward_sides)
+def _giou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    overlap = _overlap(ltrb, gt_ltrb)
+    return 1 - overlap.intersection / overlap.union + (overlap.hull - overlap.union) / overlap.hull
+
+
+def _diou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    overlap = _overlap(ltrb, gt_ltrb)
+    center, gt_center = ((box[:, 2:] - box[:, :2]) / 2 for box in (ltrb, gt_ltrb))
+    distance = (center - gt_center).square().sum(dim=1)
+    return 1 - overlap.intersection / overlap.union + distance / overlap.hull_diagonal
+
+
+def _ciou_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
+    eps = torch.finfo(ltrb.dtype).eps
+    width, height = _sides(ltrb).clamp(min=eps).unbind(dim=1)
+    gt_width, gt_height = _sides(gt_ltrb).unbind(dim=1)
+    v = (4 / math.pi**2) * (torch.atan(gt_width / gt_height) - torch.atan(width / height)).square()
+    with torch.no_grad():
+        alpha = v / (1 - compute_iou(ltrb, gt_ltrb) + v + eps)
+    return _diou_loss(ltrb, gt_ltrb) + alpha * v
 
 
 def _smooth_l1_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
@@ -55,9 +96,9 @@ def _l2_loss(ltrb: Tensor, gt_ltrb: Tensor) -> Tensor:
 BOX_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou": _iou_loss,
     "linear_iou": _linear_iou_loss,
-    "giou": partial(_loss_on_boxes, generalized_box_iou_loss),
-    "diou": partial(_loss_on_boxes, distance_box_iou_loss),
-    "ciou": partial(_loss_on_boxes, complete_box_iou_loss),
+    "giou": _giou_loss,
+    "diou": _diou_loss,
+    "ciou": _ciou_loss,
     "smooth_l1": _smooth_l1_loss,
     "l2": _l2_loss,
 }
@@ -143,7 +184,7 @@ def _normalizers(box_weights: Tensor) -> Tensor:
     DistributedDataParallel averages gradients over the processes. Dividing by the mean number therefore gives the
     gradient of one process with the whole batch.
     """
-    sums = torch.stack([box_weights.new_tensor(len(box_weights)), box_weights.sum()])
+    sums = torch.stack([box_weights.new_full((), len(box_weights)), box_weights.sum()])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(sums)
     return sums.clamp(min=1.0) / comm.get_world_size()

@@ -21,10 +21,10 @@ def optimize_for_inference(model: Model) -> Model:
     """Return a copy in evaluation mode that is faster on CPUs and gives the same results up to rounding.
 
     Frozen batch normalizations are folded into the convolutions before them, and weights are stored channels-last, a
-    layout that the convolutions pass on to feature maps. The copy's weights do not train; the model stays as it is,
-    and shares no memory with the copy.
+    layout that the convolutions pass on to feature maps. Parts compiled by torch.compile run eagerly in the copy. Its
+    weights do not train; the model stays as it is, and shares no memory with the copy.
     """
-    optimized = copy.deepcopy(model).requires_grad_(False)
+    optimized = _uncompiled(copy.deepcopy(model)).requires_grad_(False)
     num_uses = Counter(module for _, module in optimized.named_modules(remove_duplicate=False))
     parent: Any
     for parent in list(optimized.modules()):
@@ -38,6 +38,14 @@ def optimize_for_inference(model: Model) -> Model:
                 _fold(convolution, norm)
                 parent.set_submodule(second, nn.Identity())
     return optimized.eval().to(memory_format=torch.channels_last)
+
+
+def _uncompiled(model: Any) -> Any:
+    """Put the modules that torch.compile has wrapped back into their places."""
+    for name, module in reversed(list(model.named_modules())):
+        if name and hasattr(module, "_orig_mod"):
+            model.set_submodule(name, module._orig_mod)
+    return getattr(model, "_orig_mod", model)
 
 
 def _consecutive_children(module: nn.Module) -> Iterator[tuple[str, str]]:

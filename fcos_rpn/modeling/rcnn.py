@@ -1,4 +1,4 @@
-"""R-CNN that also returns its proposals, and RoI heads that fuse the scores of both stages.
+"""R-CNN that also returns its proposals, RoI heads that fuse the scores of both stages, and a proposal network.
 
 Shapes: K boxes of one image, C foreground classes. Boxes are in pixels of the network's input image.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN, ProposalNetwork
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from . import keys
+from .meta_arch import batch_images
 from .postprocess import rescale
 
 
@@ -55,6 +56,19 @@ class GeneralizedRCNNWithProposals(GeneralizedRCNN):
             {"instances": found, "proposals": proposed}
             for found, proposed in zip(rescale(detections, batched_inputs), rescale(shown, batched_inputs), strict=True)
         ]
+
+
+@META_ARCH_REGISTRY.register()
+class BatchedProposalNetwork(ProposalNetwork):
+    """Detectron2's `ProposalNetwork`, which rescales the proposals of a batch together: see `rescale`."""
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Take and return what `ProposalNetwork` does."""
+        if self.training:
+            return super().forward(batched_inputs)
+        images = batch_images(batched_inputs, self.backbone, self.pixel_mean, self.pixel_std)
+        proposals, _ = self.proposal_generator(images, self.backbone(images.tensor), None)
+        return [{"proposals": found} for found in rescale(proposals, batched_inputs)]
 
 
 def _clone(proposals: Instances) -> Instances:

@@ -6,15 +6,13 @@ import pytest
 import torch
 
 from dev.benchmark import __main__ as benchmark
-from dev.benchmark import assignment, growth, losses
+from dev.benchmark import losses
 from fcos_rpn import UserError
 
 
 @pytest.fixture(autouse=True)
 def small_and_restored(monkeypatch):
     monkeypatch.setattr(losses, "QUICK_SIZE", (64, 96))
-    monkeypatch.setattr(growth, "QUICK_VALUES", {"batch": [1, 2]})
-    monkeypatch.setattr(growth, "STEPS", {"convolution": growth.convolution})
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     yield
@@ -37,18 +35,10 @@ def test_one_subject(tmp_path, capsys):
     assert ours["peak_mib"] > 0
 
 
-def test_growth_is_plotted(tmp_path, capsys):
-    run("growth", "--quick", "--output", tmp_path)
-    assert "slope of time, memory" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth.png", "growth.svg"}
-
-
 def test_all_are_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    one = {"one": losses.comparisons, "two": losses.comparisons}
-    monkeypatch.setattr(benchmark, "SUBJECTS", one)
-    monkeypatch.setattr(benchmark, "ABOUT", dict.fromkeys([*one, "all"], "about"))
+    monkeypatch.setattr(benchmark, "SUBJECTS", dict.fromkeys(["one", "two"], ("about", losses.comparisons)))
     run("all", "--quick", "--output", tmp_path)
-    names = {f"{subject}.{kind}" for subject in one for kind in ("json", "png", "svg")}
+    names = {f"{subject}.{kind}" for subject in ("one", "two") for kind in ("json", "png", "svg")}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -57,7 +47,7 @@ def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
         yield next(losses.comparisons(setup))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "SUBJECTS", {"loss": stopped})
+    monkeypatch.setattr(benchmark, "SUBJECTS", {"loss": ("about", stopped)})
     with pytest.raises(KeyboardInterrupt):
         run("loss", "--quick", "--output", tmp_path)
     assert json.loads((tmp_path / "loss.json").read_text())["rows"]
@@ -72,11 +62,6 @@ def test_inference_takes_backbone_size_and_batch(monkeypatch):
     arguments = ["inference", "--backbone", "mobilenet_v2", "--size", "64", "96", "--batch", "3"]
     assert list(benchmark.comparisons("inference", parse(arguments))(None)) == [("mobilenet_v2", (64, 96), 3)]
     assert list(benchmark.comparisons("inference", parse(["inference"]))(None)) == [("R50", None, 1)]
-
-
-def test_every_subject_is_described():
-    assert list(benchmark.ABOUT) == [*benchmark.SUBJECTS, "all"]
-    assert set(assignment.RADII) == {1.5, 0.0}
 
 
 def test_mistakes(tmp_path, monkeypatch):

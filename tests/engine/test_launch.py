@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from fcos_rpn import UserError
 from fcos_rpn.engine.launch import launch
-from tests.processes import forked, output_of, torchrun, write_output_to  # noqa: F401
-from tests.tiny import tiny_config, write_coco_folder
+from tests.processes import output_of, torchrun, write_output_to
 
 WHEN_STOPPED = "go on with --resume"
 MISTAKE = "a mistake in the config"
@@ -77,14 +77,12 @@ def run(job: Job, folder: Path, *flags: str) -> None:
 TWO = ("--num-gpus", "2", "--dist-url", "auto")
 
 
-def test_two_processes_are_started(forked, tmp_path):  # noqa: F811
-    run(say_who, tmp_path, *TWO)
-    assert [file.read_text() for file in sorted(tmp_path.glob("*.who"))] == ["0 0 of 2 2, sum 3", "1 1 of 2 2, sum 3"]
-    assert (tmp_path / "prepared").read_text() == "2"
-
-
-def test_torchruns_processes_are_joined(forked, tmp_path):  # noqa: F811
-    torchrun(run, say_who, tmp_path, "--num-gpus", "0", num_processes=2)
+@pytest.mark.parametrize("is_torchrun", [False, True])
+def test_two_processes_are_started_or_joined(forked, tmp_path, is_torchrun):
+    if is_torchrun:
+        torchrun(run, say_who, tmp_path, "--num-gpus", "0", num_processes=2)
+    else:
+        run(say_who, tmp_path, *TWO)
     assert [file.read_text() for file in sorted(tmp_path.glob("*.who"))] == ["0 0 of 2 2, sum 3", "1 1 of 2 2, sum 3"]
     assert (tmp_path / "prepared").read_text() == "2"
 
@@ -94,7 +92,7 @@ def be_one_of_two_agents(_: int, endpoint: str, folder: Path) -> None:
     torchrun(run, say_who, folder, *flags, num_processes=1, num_machines=2, endpoint=endpoint, start_method="fork")
 
 
-def test_two_agents_stand_for_two_machines(forked, tmp_path):  # noqa: F811
+def test_two_agents_stand_for_two_machines(forked, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
@@ -103,20 +101,11 @@ def test_two_agents_stand_for_two_machines(forked, tmp_path):  # noqa: F811
     assert (tmp_path / "prepared").read_text() == "1"
 
 
-@pytest.mark.parametrize(("job", "message"), [(make_a_mistake, f"error: {MISTAKE}"), (interrupt, f"\n{WHEN_STOPPED}")])
-def test_a_single_process_says_why_it_ends(tmp_path, monkeypatch, job, message):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which `launch` changes
-    monkeypatch.setattr(f"{__name__}.write_output_to", lambda folder: None)
-    with pytest.raises(SystemExit) as end:
-        run(job, tmp_path, "--num-gpus", "0")
-    assert end.value.code == message
-
-
 SAID = [(make_a_mistake, f"error: {MISTAKE}"), (make_a_mistake_in_one, f"error: {MISTAKE}"), (interrupt, WHEN_STOPPED)]
 
 
 @pytest.mark.parametrize(("job", "message"), SAID)
-def test_what_concerns_all_processes_is_said_once(forked, tmp_path, capfd, job, message):  # noqa: F811
+def test_what_concerns_all_processes_is_said_once(forked, tmp_path, capfd, job, message):
     with pytest.raises(SystemExit) as end:
         run(job, tmp_path, *TWO)
     assert end.value.code == 1
@@ -126,14 +115,14 @@ def test_what_concerns_all_processes_is_said_once(forked, tmp_path, capfd, job, 
 
 
 @pytest.mark.parametrize(("job", "message"), SAID)
-def test_torchruns_processes_say_it_once_too(forked, tmp_path, job, message):  # noqa: F811
+def test_torchruns_processes_say_it_once_too(forked, tmp_path, job, message):
     with pytest.raises(ChildFailedError):
         torchrun(run, job, tmp_path, "--num-gpus", "0", num_processes=2)
     assert output_of(tmp_path).count(message) == 1
     assert "Traceback" not in output_of(tmp_path)
 
 
-def test_a_killed_process_is_named(forked, tmp_path, capfd):  # noqa: F811
+def test_a_killed_process_is_named(forked, tmp_path, capfd):
     with pytest.raises(SystemExit) as end:
         run(kill_one, tmp_path, *TWO)
     assert end.value.code == 1
@@ -142,48 +131,19 @@ def test_a_killed_process_is_named(forked, tmp_path, capfd):  # noqa: F811
     assert "--resume" in message
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(forked, tmp_path):  # noqa: F811
+def test_a_mistake_of_ours_keeps_its_traceback(forked, tmp_path):
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="ZeroDivisionError: a mistake of ours"):
         run(break_one, tmp_path, *TWO)
 
 
-def ask_for_more(folder: Path, *flags: str) -> None:
-    write_output_to(folder)
-    run(say_who, folder, *flags)
-
-
 @pytest.mark.parametrize("flags", [("--num-gpus", "2"), ("--num-machines", "2"), ("--dist-url", "auto")])
-def test_two_launchers_are_one_too_many(forked, tmp_path, flags):  # noqa: F811
-    with pytest.raises(ChildFailedError):
-        torchrun(ask_for_more, tmp_path, *flags, num_processes=2)
-    assert output_of(tmp_path).count("error: torchrun has started 2 processes, and --num-gpus above 1") == 1
-    assert "--nproc_per_node" in output_of(tmp_path)
+def test_two_launchers_are_one_too_many(tmp_path, monkeypatch, capfd, flags):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(SystemExit):
+        run(say_who, tmp_path, *flags)
+    message = capfd.readouterr().err
+    assert message.startswith("error: torchrun has started 2 processes, and --num-gpus above 1")
+    assert "--nproc_per_node" in message
     assert not (tmp_path / "prepared").exists()
-
-
-def run_train_net(folder: Path, *arguments: str) -> None:
-    write_output_to(folder)
-    from fcos_rpn.commands import train_net
-
-    train_net.main(arguments)
-
-
-def test_train_net_under_torchrun_with_a_reference_number_of_processes(forked, tmp_path):  # noqa: F811
-    """2 images, 4 iterations and a rate of .01 for one process are 4, 2 and .02 for two."""
-    data = write_coco_folder(tmp_path / "coco")
-    (tmp_path / "FCOS.yaml").write_text(tiny_config().dump())
-    torchrun(
-        run_train_net,
-        tmp_path,
-        *("--config-file", str(tmp_path / "FCOS.yaml"), "--num-gpus", "0", "--train", *data, "--test", *data),
-        *("OUTPUT_DIR", str(tmp_path / "output"), "SOLVER.REFERENCE_WORLD_SIZE", "1"),
-        *("SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.01"),
-        num_processes=2,
-    )
-    log = output_of(tmp_path)
-    assert "Traceback" not in log
-    assert "batch_size=4, learning_rate=0.02, max_iter=2" in log
-    final = torch.load(tmp_path / "output" / "model_final.pth")
-    assert final["iteration"] == 1
-    assert (tmp_path / "output" / "log.txt.rank1").exists()
-    assert (tmp_path / "output" / "results.json").exists()

@@ -1,6 +1,7 @@
 """Data sets and models of Detectron2's kinds, from a YAML config to results."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.tiny import tiny_config, write_coco_folder
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
 
 
-def evaluate(cfg) -> tuple[dict, Path]:
+def evaluate(cfg) -> tuple[Mapping, Path]:
     """Results of an untrained model, and the folder of what it found."""
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.0
     use_datasets(cfg, is_training=False)

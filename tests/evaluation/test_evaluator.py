@@ -221,7 +221,7 @@ def register_records():
 
 
 def test_data_sets_without_a_json_are_converted_anew(register_records, tmp_path):
-    of_data_set = records(np.str_("000001"), -3, 2**60)  # Pascal VOC's are numpy's
+    of_data_set = records(np.str_("000001"), np.int64(-3), 2**60)  # Pascal VOC's are numpy's
     name = register_records(of_data_set)
     before = copy.deepcopy(of_data_set)
     outputs = {record["image_id"]: perfect_output() for record in of_data_set}

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou_loss
 
 from fcos_rpn import compute_centerness, compute_locations, decode_boxes, encode_boxes
 from tests import naive
@@ -27,11 +26,6 @@ def test_offset_moves_the_first_location(offset, first):
     assert compute_locations([(1, 2)], [8], offset=offset).points.tolist() == [[first, first], [first + 8, first]]
 
 
-def test_levels_and_strides_must_match():
-    with pytest.raises(ValueError, match="argument"):
-        compute_locations([(2, 2)], [8, 16])
-
-
 def test_encode_is_equation_1_in_strides():
     # (20, 12) in (4, 4, 60, 44): l = 16, t = 8, r = 40, b = 32; stride 8 -> 2, 1, 5, 4
     ltrb = encode_boxes(torch.tensor([20.0, 12]), torch.tensor(8.0), torch.tensor([4.0, 4, 60, 44]))
@@ -41,16 +35,6 @@ def test_encode_is_equation_1_in_strides():
 def test_decode_multiplies_by_the_stride():
     box = decode_boxes(torch.tensor([[20.0, 12]]), torch.tensor([8.0]), torch.tensor([[2.0, 1, 5, 4]]))
     assert box.tolist() == [[4, 4, 60, 44]]
-
-
-def test_decode_inverts_encode():
-    generator = torch.Generator().manual_seed(0)
-    points = torch.rand(50, 2, generator=generator) * 1000
-    strides = 2.0 ** torch.randint(2, 8, (50,), generator=generator)
-    boxes = torch.rand(50, 4, generator=generator) * 1000
-    decoded = decode_boxes(points, strides, encode_boxes(points, strides, boxes))
-    # Two float32 roundings of numbers up to 1000, whose last bit is 6e-5.
-    torch.testing.assert_close(decoded, boxes, rtol=0, atol=2e-4)
 
 
 def test_centerness_is_equation_3():
@@ -67,16 +51,3 @@ def test_centerness_of_boxes_without_size_is_zero():
 def test_centerness_has_no_unit():
     ltrb = torch.rand(20, 4) + 0.1
     torch.testing.assert_close(compute_centerness(ltrb), compute_centerness(ltrb * 32))
-
-
-def test_generalized_iou_sees_the_same_in_strides_and_pixels():
-    """What the box loss relies on when it compares boxes in stride units."""
-    points, strides = torch.rand(20, 2) * 100, torch.full((20,), 16.0)
-    ltrb, gt_ltrb = torch.rand(20, 4) * 5 + 0.1, torch.rand(20, 4) * 5 + 0.1
-    signs = torch.tensor([-1.0, -1, 1, 1])
-    torch.testing.assert_close(
-        generalized_box_iou_loss(ltrb * signs, gt_ltrb * signs),
-        generalized_box_iou_loss(decode_boxes(points, strides, ltrb), decode_boxes(points, strides, gt_ltrb)),
-        rtol=1e-4,
-        atol=1e-5,
-    )

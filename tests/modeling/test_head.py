@@ -1,16 +1,15 @@
-import datetime
 import json
 import math
 
 import pytest
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
-from detectron2.utils import comm
 from torch import nn
 
 from fcos_rpn import FCOSHead, UserError
 from fcos_rpn.modeling.deformable import DeformableConv2d
 from fcos_rpn.modeling.head import CENTERNESS
+from tests.processes import run_two_ranks
 from tests.tiny import without_gradient
 
 GRID_SIZES = [(6, 8), (3, 4)]
@@ -221,22 +220,16 @@ def synchronized_statistics(inputs):
 
 
 def run_rank(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
-    )
-    comm.create_local_process_group(2)
     inputs = [level[rank : rank + 1] for level in torch.load(folder / "features.pth")]
     (folder / f"{rank}.json").write_text(json.dumps(synchronized_statistics(inputs)))
-    torch.distributed.destroy_process_group()
 
 
-def test_synchronized_norms_see_the_images_of_all_processes(tmp_path):
+def test_synchronized_norms_see_the_images_of_all_processes(tmp_path, forked):
     """Two processes with an image each keep the statistics of one process with both; Detectron2's variance is the
     biased one, torch's, which a single process keeps, the unbiased."""
     inputs = features(num_images=2)
     torch.save(inputs, tmp_path / "features.pth")
-    torch.multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
+    run_two_ranks(run_rank, tmp_path)
     alone = synchronized_statistics(inputs)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second

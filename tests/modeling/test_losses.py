@@ -1,10 +1,8 @@
-import datetime
-import json
 import math
 
 import pytest
 import torch
-from detectron2.utils import comm
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from fcos_rpn import FCOSLosses, FCOSPredictions, FCOSTargets, compute_centerness
 from fcos_rpn.modeling.losses import BOX_LOSSES
@@ -126,6 +124,22 @@ def test_the_branch_may_learn_the_iou_instead(predictions, targets):
     assert gradient is None
 
 
+@pytest.mark.parametrize(
+    ("box_loss", "library"),
+    [("giou", generalized_box_iou_loss), ("diou", distance_box_iou_loss), ("ciou", complete_box_iou_loss)],
+)
+def test_value_and_gradient_are_those_of_torchvision(box_loss, library):
+    generator = torch.Generator().manual_seed(0)
+    ours, gt = (torch.rand(50, 4, generator=generator, dtype=torch.float64) * 5 + 0.1 for _ in range(2))
+    theirs, toward_sides = ours.clone(), torch.tensor([-1.0, -1, 1, 1], dtype=torch.float64)
+    found = BOX_LOSSES[box_loss](ours.requires_grad_(), gt)
+    expected = library(theirs.requires_grad_() * toward_sides, gt * toward_sides)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_without_a_branch_there_is_no_loss_of_it():
     predictions, targets = MIXED
     found = FCOSLosses()(predictions._replace(centerness=None), targets)
@@ -202,59 +216,3 @@ def test_half_precision_is_computed_in_float32():
     for name, loss in found.items():
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(expected[name], rel=1e-4), name
-
-
-def loss_gradient(rank_batches):
-    """Gradient of the summed losses with respect to one shared bias, of one process."""
-    bias = torch.zeros((), requires_grad=True)
-    total = torch.zeros(())
-    for predictions, targets in rank_batches:
-        shifted = FCOSPredictions(*(prediction.detach() + bias for prediction in predictions))
-        total = total + sum(FCOSLosses()(shifted, targets).values())
-    total.backward()
-    return total.detach(), bias.grad
-
-
-def concatenate(batches):
-    predictions, targets = zip(*batches, strict=True)
-    num_before, positives = 0, []
-    for target in targets:
-        positives.append(target.positives + num_before)
-        num_before += target.labels.numel()
-    return (
-        FCOSPredictions(*(torch.cat([part.detach() for part in parts]) for parts in zip(*predictions, strict=True))),
-        FCOSTargets(
-            labels=torch.cat([target.labels for target in targets]),
-            positives=torch.cat(positives),
-            box_idxs=torch.cat([target.box_idxs for target in targets]),
-            ltrb=torch.cat([target.ltrb for target in targets]),
-        ),
-    )
-
-
-def rank_batches():
-    """Equal sizes: one rank with positives, one without any."""
-    full = batch([[0, 3, 1, 3], [3, 2, 2, 3]], [[1, 1, 1, 1], [1, 2, 3, 4], [0.5, 1, 2, 1], [2, 2, 2, 1]])
-    empty = batch([[3, 3, 3, 3], [3, 3, 3, 3]], [], seed=1)
-    return [full, empty]
-
-
-def run_rank(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
-    )
-    comm.create_local_process_group(2)
-    loss, gradient = loss_gradient([rank_batches()[rank]])
-    for value in (loss, gradient):  # what DistributedDataParallel does to gradients
-        torch.distributed.all_reduce(value)
-    (folder / f"{rank}.json").write_text(json.dumps([loss.item() / 2, gradient.item() / 2]))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_the_gradient_of_one(tmp_path):
-    torch.multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
-    loss, gradient = loss_gradient([concatenate(rank_batches())])
-    for rank in (0, 1):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found == pytest.approx([loss.item(), gradient.item()], rel=1e-5)

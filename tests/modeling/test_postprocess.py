@@ -1,9 +1,14 @@
 import pytest
 import torch
+from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import batched_nms, nms
 
 from fcos_rpn import FCOSPostProcessor, FCOSPredictions, compute_locations
-from fcos_rpn.modeling.postprocess import rescale
+from fcos_rpn.modeling import postprocess
+from fcos_rpn.modeling.postprocess import best_after_nms, move_apart, rescale
 from tests import naive
 
 GRID_SIZES, STRIDES = [(8, 10), (4, 5), (2, 3)], [8, 16, 32]
@@ -173,20 +178,6 @@ def test_what_is_not_finite_is_dropped(settings):
     assert (instances.scores > 0.5).sum() == 1
 
 
-def test_contract():
-    for seed in range(5):
-        for instances in FCOSPostProcessor(**DETECTOR)(
-            predictions(3, seed=seed), LOCATIONS, [SIZE, (64, 80), (33, 41)]
-        ):
-            height, width = instances.image_size
-            boxes = instances.pred_boxes.tensor
-            assert len(instances) <= 15
-            assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "location_idxs"}
-            assert (instances.scores[:-1] >= instances.scores[1:]).all()
-            assert (boxes >= 0).all()
-            assert (boxes <= torch.tensor([width, height, width, height])).all()
-
-
 def test_no_candidates():
     (instances,) = FCOSPostProcessor(**{**DETECTOR, "score_thresh": 0.99})(nothing_but({}), LOCATIONS, [SIZE])
     assert len(instances) == 0
@@ -226,10 +217,99 @@ def test_a_selection_is_that_of_the_instances_and_suppresses_as_it_is_told():
     assert selection.scores[0] <= instances.scores[-1]
 
 
-def test_rescale_to_the_wanted_size():
-    def instances():
-        return Instances((60, 80), pred_boxes=Boxes(torch.tensor([[6.0, 12, 30, 24]])), scores=torch.ones(1))
+@pytest.mark.parametrize("field", ["pred_boxes", "proposal_boxes"])
+def test_rescaling_is_that_of_detectron2(field):
+    """Boxes end in the wanted image; the last of the first image has no area."""
 
-    doubled, same = rescale([instances(), instances()], [{"height": 120, "width": 160}, {}])
-    assert doubled.pred_boxes.tensor.tolist() == [[12, 24, 60, 48]]
-    assert same.pred_boxes.tensor.tolist() == [[6, 12, 30, 24]]
+    def instances():
+        boxes = torch.tensor([[6.0, 12, 30, 24], [70, 50, 90, 70], [80, 10, 90, 20]])
+        return [
+            Instances((60, 80), **{field: Boxes(boxes.clone())}, scores=torch.tensor([0.9, 0.8, 0.7])),
+            Instances((60, 80), **{field: Boxes(boxes[:2].clone())}, scores=torch.tensor([0.6, 0.5])),
+            Instances((60, 80), **{field: Boxes(torch.zeros(0, 4))}, scores=torch.zeros(0)),
+        ]
+
+    sizes = [(120, 160), (60, 80), (30, 50)]
+    rescaled = rescale(instances(), [{"height": 120, "width": 160}, {}, {"height": 30, "width": 50}])
+    assert [len(found) for found in rescaled] == [2, 2, 0]
+    for found, before, size in zip(rescaled, instances(), sizes, strict=True):
+        expected = detector_postprocess(before, *size)
+        assert found.image_size == size
+        assert torch.equal(found.get(field).tensor, expected.get(field).tensor)
+        assert torch.equal(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize("settings", [DETECTOR, PROPOSALS, {**PROPOSALS, "nms_per_level": False}])
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_both_ways_of_selection_are_the_same(monkeypatch, settings, num_classes):
+    found = predictions(3, num_classes)
+    found.ltrb[0, :50] = found.ltrb[0, 50:100]  # boxes of no size, far away or not finite among the others
+    found.ltrb[1, 30:40] = float("inf")
+    found.logits[1, 10:20] = float("nan")
+    found.logits[2] = -20.0  # no detections
+    sizes = [SIZE, (64, 80), (33, 41)]
+    on_cpu = FCOSPostProcessor(**settings)(found, LOCATIONS, sizes)
+    monkeypatch.setattr(postprocess, "is_on_cpu", lambda _: False)
+    on_gpu = FCOSPostProcessor(**settings)(found, LOCATIONS, sizes)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert ours.image_size == theirs.image_size
+        for name, value in theirs.get_fields().items():
+            other = ours.get(name)
+            assert torch.equal(getattr(other, "tensor", other), getattr(value, "tensor", value)), name
+    assert len(on_cpu[0]) > 3
+
+
+def random_boxes(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(count, 2, generator=generator) * 60
+    boxes = torch.cat([low, low + 1 + torch.rand(count, 2, generator=generator) * 40], dim=1)
+    return boxes, torch.rand(count, generator=generator), torch.randint(3, (count,), generator=generator)
+
+
+@given(st.integers(0, 60), st.integers(0, 70), st.floats(0, 1), st.integers(0, 10_000))
+def test_equals_the_first_of_torchvision(count, num_wanted, iou_threshold, seed):
+    boxes, scores, groups = random_boxes(count, seed)
+    expected = batched_nms(boxes, scores, groups, iou_threshold)[:num_wanted]
+    found = best_after_nms(boxes, scores, groups, iou_threshold, num_wanted=num_wanted)
+    assert found.tolist() == expected.tolist()
+    apart = nms(move_apart(boxes, groups, 3), scores, iou_threshold)
+    assert apart[:num_wanted].tolist() == expected.tolist()
+
+
+def test_boxes_of_many_groups_are_not_rounded():
+    """torchvision moves groups apart by thousands of pixels, which rounds an IoU of .5 to one above in some of them."""
+    x = 1.48876977
+    pair = torch.tensor([[x, x, x + 1000, x + 96], [x, x + 32, x + 1000, x + 128]])  # 64 of 128 rows are common
+    boxes, groups, scores = pair.repeat(80, 1), torch.arange(80).repeat_interleave(2), torch.linspace(1, 0, 160)
+    assert len(best_after_nms(boxes, scores, groups, 0.5, num_wanted=200)) == 160
+    for num_groups in (1, 4, 5, 8, 12):
+        num_boxes = 2 * num_groups
+        assert (
+            len(nms(move_apart(boxes[:num_boxes], groups[:num_boxes], num_groups), scores[:num_boxes], 0.5))
+            == num_boxes
+        )
+    assert len(batched_nms(boxes, scores, groups, 0.5)) < 160
+
+
+@pytest.mark.parametrize(
+    ("iou_threshold", "num_wanted", "expected"),
+    [
+        (1.0, 5, [10]),  # none is suppressed, so that twice as many as wanted are enough
+        (0.0, 5, [10, 40, 100]),  # the boxes of one group all touch: three stay of any number
+        (1.0, 60, [100]),
+    ],
+)
+def test_looks_at_no_more_than_it_takes(monkeypatch, iou_threshold, num_wanted, expected):
+    seen = []
+
+    def spy(boxes, *args):
+        seen.append(len(boxes))
+        return by_group(boxes, *args)
+
+    by_group = postprocess._nms_by_group
+    monkeypatch.setattr(postprocess, "_nms_by_group", spy)
+    _, scores, groups = random_boxes(100, seed=0)
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(100, 1)
+    boxes[:, 2] += torch.arange(100.0)
+    best_after_nms(boxes, scores, groups, iou_threshold, num_wanted=num_wanted)
+    assert seen == expected

@@ -1,5 +1,3 @@
-import datetime
-
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -10,7 +8,7 @@ from torch import nn
 
 from fcos_rpn import FCOSRPN
 from fcos_rpn.modeling.proposal_generator import to_proposals
-from tests.processes import forked  # noqa: F401
+from tests.processes import run_two_ranks
 from tests.tiny import tiny_config
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
@@ -159,19 +157,15 @@ def test_diverged_predictions_stop_training_and_are_dropped_in_evaluation(broken
 
 def run_rank(rank, folder):
     """One of two processes, of which the second alone predicts NaN."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
-    )
     model = generator().train()
     model.core.head.bbox_pred.bias.data[0] = float("nan") if rank == 1 else 0.0
     with pytest.raises(FloatingPointError, match="FCOSRPN predicted"):
         model(IMAGES, features(), ground_truth())
     (folder / f"{rank}").touch()
-    torch.distributed.destroy_process_group()
 
 
-def test_diverged_predictions_stop_all_processes(tmp_path, forked):  # noqa: F811
-    torch.multiprocessing.start_processes(run_rank, args=(tmp_path,), nprocs=2)
+def test_diverged_predictions_stop_all_processes(tmp_path, forked):
+    run_two_ranks(run_rank, tmp_path)
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
 

@@ -79,6 +79,22 @@ def test_shows_what_its_proposal_generator_proposes_at_the_wanted_size():
 
 
 @torch.no_grad()
+def test_the_batched_proposal_network_is_detectron2s():
+    models = []
+    for name in ("BatchedProposalNetwork", "ProposalNetwork"):
+        torch.manual_seed(0)
+        models.append(build_model(tiny_config(name)).eval())
+    batch = tiny_batch(SIZES, [1, 0, 1])
+    batch[0]["height"], batch[0]["width"] = 640, 960
+    for ours, theirs in zip(*(model(batch) for model in models), strict=True):
+        ours, theirs = ours["proposals"], theirs["proposals"]
+        assert ours.image_size == theirs.image_size
+        assert ours.get_fields().keys() == theirs.get_fields().keys()
+        assert torch.equal(ours.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
+        assert torch.equal(ours.objectness_logits, theirs.objectness_logits)
+
+
+@torch.no_grad()
 def test_rescaling_proposals_leaves_those_of_the_roi_heads_alone():
     torch.manual_seed(0)
     model = build_model(config()).eval()

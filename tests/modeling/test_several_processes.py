@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from tests.processes import TIMEOUT, forked, torchrun  # noqa: F401
+from tests.processes import TIMEOUT, torchrun
 from tests.tiny import tiny_batch, tiny_config
 
 ARCHITECTURES = ("FCOS", "ProposalNetwork")  # the latter trains FCOSRPN, whose losses draw no random numbers
@@ -80,9 +80,8 @@ def start(launcher: str, num_processes: int, folder: Path) -> None:
 alone = functools.cache(all_losses_and_gradients)
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
-@pytest.mark.parametrize("launcher", ["detectron2", "torchrun"])
-def test_losses_and_gradients_are_those_of_one_process(forked, tmp_path, launcher, num_processes):  # noqa: F811
+@pytest.mark.parametrize(("launcher", "num_processes"), [("detectron2", 2), ("torchrun", 3)])
+def test_losses_and_gradients_are_those_of_one_process(forked, tmp_path, launcher, num_processes):
     start(launcher, num_processes, tmp_path)
     for architecture in ARCHITECTURES:
         ranks = [torch.load(tmp_path / f"{architecture}_{rank}.pth") for rank in range(num_processes)]

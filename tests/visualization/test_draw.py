@@ -313,18 +313,6 @@ def test_target_centerness_is_shown_on_the_locations_that_learn():
     assert (outside == muted).all()
 
 
-def test_target_centerness_is_captioned(sheet_kept):
-    sheet = draw_target_centerness(gray_image(), *assigned((1, 1, 3, 3), (96, 48, 136, 88), (130, 20, 386, 276)))
-
-    assert [texts(panel)[:2] for panel in sheet.figure.axes] == [
-        ["Ground truth", "3 boxes, 1 unassigned"],
-        ["P3", "stride 8, 9 positives"],
-        ["P5", "stride 32, 9 positives"],
-    ]
-    assert texts(sheet.figure.axes[-1])[2:] == ["0", "0.25", "0.5", "0.75", "1"]
-    assert [len(panel.patches) for panel in sheet.figure.axes] == [3, 1, 1]
-
-
 def test_heat_maps_glow_where_the_network_is_sure():
     locations = pyramid_locations()
     both, class_only, centerness_only = (200, 200), (56, 56), (200, 56)

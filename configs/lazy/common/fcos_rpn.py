@@ -3,11 +3,11 @@
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.config import LazyCall as L
-from detectron2.modeling import ProposalNetwork
 from omegaconf import DictConfig
 
 from fcos_rpn import FCOSRPN, FCOSPostProcessor, GeneralizedRCNNWithProposals
 from fcos_rpn.modeling import keys
+from fcos_rpn.modeling.rcnn import BatchedProposalNetwork
 
 from .backbone import resnet_fpn_p67
 from .core import fcos_core
@@ -26,8 +26,8 @@ def fcos_rpn(cfg: CfgNode) -> DictConfig:
 
 
 def proposal_network(cfg: CfgNode) -> DictConfig:
-    """Describe Detectron2's `ProposalNetwork` on FCOSRPN."""
-    return L(ProposalNetwork)(
+    """Describe a proposal network on FCOSRPN."""
+    return L(BatchedProposalNetwork)(
         backbone=resnet_fpn_p67(cfg),
         proposal_generator=fcos_rpn(cfg),
         **keys.read(cfg, keys.IMAGES),

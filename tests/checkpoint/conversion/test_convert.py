@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 
 from fcos_rpn import UserError
 from fcos_rpn.checkpoint import FCOSCheckpointer
-from fcos_rpn.checkpoint.conversion import SOURCES, convert_state_dict
+from fcos_rpn.checkpoint.conversion import convert_state_dict
 from tests.checkpoint.conversion.synthetic import MAKERS, adelaidet, mmdetection, original, torchvision
 from tests.tiny import tiny_config
 
@@ -145,22 +145,6 @@ def test_biases_of_the_towers_are_kept():
     assert torch.equal(converted.weights["core.head.cls_tower.0.bias"], torch.zeros(64))
 
 
-def test_weights_of_a_model_that_was_wrapped():
-    weights = original()
-    plain = convert_state_dict(weights, source="original", recipe="plain", target="FCOS")
-    wrapped = {f"module.{key}": weight for key, weight in weights.items()}
-    converted = convert_state_dict(wrapped, source="original", recipe="plain", target="FCOS")
-    assert all(torch.equal(plain.weights[key], weight) for key, weight in converted.weights.items())
-
-
-def test_p6_from_c5():
-    weights = mmdetection()
-    weights["neck.fpn_convs.3.conv.weight"] = torch.zeros(64, 512, 3, 3)
-    converted = convert_state_dict(weights, source="mmdetection", recipe="plain", target="FCOS")
-    assert converted.settings["MODEL.BACKBONE.NAME"] == "build_retinanet_resnet_fpn_backbone"
-    assert converted.weights["backbone.top_block.p6.weight"].shape == (64, 512, 3, 3)
-
-
 def test_overrides_go_before_the_tables():
     overrides = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]", "MODEL.FCOS.NMS_THRESH_TEST", "0.7"]
     converted = convert_state_dict(torchvision(), source="torchvision", target="FCOS", overrides=overrides)
@@ -251,7 +235,3 @@ def test_own_rcnn_becomes_a_detector_of_its_classes():
     assert len(converted.weights["core.head.cls_logits.bias"]) == 2
     assert torch.equal(detector.core.head.bbox_pred.weight, rcnn.proposal_generator.core.head.bbox_pred.weight)
     assert cfg.MODEL.META_ARCHITECTURE == "FCOS"
-
-
-def test_sources():
-    assert SOURCES == ("original", "adelaidet", "torchvision", "detectron2", "mmdetection", "fcos_rpn")

@@ -144,7 +144,7 @@ def test_an_error_is_named(tmp_path, spoil, expected):
     assert {*tmp_path.iterdir()} == {images, json_file}
 
 
-def each(key: str, **values: object) -> Callable[[dict], None]:
+def each(key: str, **values: object) -> Callable[[dict], object]:
     """Writes `values` into all entries of a list."""
     return lambda content: [entry.update(values) for entry in content[key]]
 
