@@ -44,8 +44,8 @@ class CheckedDatasetMapper(DatasetMapper):
             What Detectron2's own would give.
 
         Raises:
-            UserError: the picture is missing, unreadable or truncated, its size is not what the json says, or it is too
-                long and thin; names the file and the image id.
+            UserError: the picture is missing, unreadable or truncated, its size is not what the json says, it is too
+                long and thin, or its masks are not polygons as told; names the file and the image id.
         """
         record = copy.deepcopy(dataset_dict)
         name = f"{record['file_name']} (image {record.get('image_id', 'without id')})"
@@ -79,5 +79,8 @@ class CheckedDatasetMapper(DatasetMapper):
         if not self.is_train:
             record.pop("annotations", None)
         elif "annotations" in record:
+            outlines = [a.get("segmentation") for a in record["annotations"] if not a.get("iscrowd", 0)]
+            if self.use_instance_mask and self.instance_mask_format == "polygon" and dict in map(type, outlines):
+                raise UserError(f"{name}: an outline is a run-length encoding; set INPUT.MASK_FORMAT bitmask")
             self._transform_annotations(record, transforms, size)
         return record

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper
 from PIL import Image, ImageFile
+from pycocotools import mask as mask_util
 from torch.utils.data import DataLoader, Dataset
 
 from fcos_rpn.data.mapper import CheckedDatasetMapper
@@ -83,6 +84,24 @@ def test_channels_of_format_and_mean_fit(entry):
         CheckedDatasetMapper(cfg, True)
     cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [100.0]
     assert CheckedDatasetMapper(cfg, True)(entry)["image"].shape == (1, 30, 40)
+
+
+def test_run_lengths_need_bitmasks(entry):
+    entry["annotations"][0]["segmentation"] = {
+        "size": [30, 40],
+        "counts": mask_util.frPyObjects({"size": [30, 40], "counts": [0, 1200]}, 30, 40)["counts"],
+    }
+    cfg = small_cfg()
+    cfg.MODEL.MASK_ON = True
+    with pytest.raises(
+        UserError, match=r"\(image 7\): an outline is a run-length encoding; set INPUT\.MASK_FORMAT bit"
+    ):
+        CheckedDatasetMapper(cfg, True)(entry)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    assert CheckedDatasetMapper(cfg, True)(entry)["instances"].gt_masks.tensor.all()
+    entry["annotations"].append({**entry["annotations"][0], "iscrowd": 1})
+    del entry["annotations"][0]["segmentation"]
+    CheckedDatasetMapper(small_cfg(), True)(entry)  # crowds have no polygons, and are not learned
 
 
 def test_errors_of_an_augmentation_stay_what_they_are(entry, monkeypatch):
