@@ -47,8 +47,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, PARTS):
         value = vars(value)
-    if isinstance(value, dict | DictConfig):
-        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, dict | DictConfig):  # such as weights of losses, where a missing one is 1
+        return {name: plain(item) for name, item in value.items() if item != 1.0}
     return type(value).__name__ if isinstance(value, nn.Module) else value
 
 
