@@ -228,11 +228,10 @@ def test_mistakes_on_the_command_line(arguments, run, tmp_path, monkeypatch, fro
 def test_mistakes_in_the_annotations(arguments, folder, run, tmp_path):
     assert_error(run(*arguments(json_file=tmp_path / "gone.json")), tmp_path / "gone.json")
     content = json.loads((folder / "coco" / "instances.json").read_text())
-    content["annotations"][0]["bbox"][2] = float("nan")
-    (tmp_path / "spoilt.json").write_text(json.dumps(content))
-    assert_error(
-        run(*arguments(json_file=tmp_path / "spoilt.json")), tmp_path / "spoilt.json", "annotation 1 (image 1)", "nan"
-    )
+    content["annotations"][0]["category_id"] = 77
+    spoilt = tmp_path / "spoilt.json"
+    spoilt.write_text(json.dumps(content))
+    assert_error(run(*arguments(json_file=spoilt)), spoilt, "annotation 1 (image 1)", "id 77 is not")
 
 
 def test_an_unreadable_image_that_a_worker_loads(folder, run, tmp_path):
