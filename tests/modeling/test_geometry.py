@@ -1,9 +1,7 @@
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou_loss
 
 from fcos_rpn import compute_centerness, compute_locations, decode_boxes, encode_boxes
-from tests import naive
 
 
 def test_locations_lie_at_half_a_stride():
@@ -15,21 +13,9 @@ def test_locations_lie_at_half_a_stride():
     assert found.num_per_level == [6, 2]
 
 
-def test_locations_of_a_whole_pyramid_equal_the_naive_ones():
-    grid_sizes, strides = [(13, 17), (7, 9), (4, 5), (2, 3), (1, 2)], [8, 16, 32, 64, 128]
-    found = compute_locations(grid_sizes, strides)
-    expected = naive.locations(grid_sizes, strides)
-    assert found.points.tolist() == [[x, y] for x, y, _, _ in expected]
-
-
 @pytest.mark.parametrize(("offset", "first"), [(0.0, 0), (0.5, 4), (0.25, 2)])
 def test_offset_moves_the_first_location(offset, first):
     assert compute_locations([(1, 2)], [8], offset=offset).points.tolist() == [[first, first], [first + 8, first]]
-
-
-def test_levels_and_strides_must_match():
-    with pytest.raises(ValueError, match="argument"):
-        compute_locations([(2, 2)], [8, 16])
 
 
 def test_encode_is_equation_1_in_strides():
@@ -38,19 +24,11 @@ def test_encode_is_equation_1_in_strides():
     assert ltrb.tolist() == [2, 1, 5, 4]
 
 
-def test_decode_multiplies_by_the_stride():
-    box = decode_boxes(torch.tensor([[20.0, 12]]), torch.tensor([8.0]), torch.tensor([[2.0, 1, 5, 4]]))
-    assert box.tolist() == [[4, 4, 60, 44]]
-
-
-def test_decode_inverts_encode():
-    generator = torch.Generator().manual_seed(0)
-    points = torch.rand(50, 2, generator=generator) * 1000
-    strides = 2.0 ** torch.randint(2, 8, (50,), generator=generator)
-    boxes = torch.rand(50, 4, generator=generator) * 1000
-    decoded = decode_boxes(points, strides, encode_boxes(points, strides, boxes))
-    # Two float32 roundings of numbers up to 1000, whose last bit is 6e-5.
-    torch.testing.assert_close(decoded, boxes, rtol=0, atol=2e-4)
+def test_decode_inverts_encode_bit_for_bit():
+    """Around the point, beside it and inside out. Float32 rounds nothing, since coordinates are multiples of 1/4."""
+    points, boxes = torch.randint(-(2**18), 2**18, (500, 2)) / 4, torch.randint(-(2**18), 2**18, (500, 4)) / 4
+    strides = 2.0 ** torch.randint(0, 9, (500,))
+    assert torch.equal(decode_boxes(points, strides, encode_boxes(points, strides, boxes)), boxes)
 
 
 def test_centerness_is_equation_3():
@@ -62,21 +40,3 @@ def test_centerness_is_equation_3():
 def test_centerness_of_boxes_without_size_is_zero():
     """A ReLU may predict them."""
     assert compute_centerness(torch.tensor([[0.0, 0, 0, 0], [0, 1, 0, 1], [0, 1, 2, 1]])).tolist() == [0, 0, 0]
-
-
-def test_centerness_has_no_unit():
-    ltrb = torch.rand(20, 4) + 0.1
-    torch.testing.assert_close(compute_centerness(ltrb), compute_centerness(ltrb * 32))
-
-
-def test_generalized_iou_sees_the_same_in_strides_and_pixels():
-    """What the box loss relies on when it compares boxes in stride units."""
-    points, strides = torch.rand(20, 2) * 100, torch.full((20,), 16.0)
-    ltrb, gt_ltrb = torch.rand(20, 4) * 5 + 0.1, torch.rand(20, 4) * 5 + 0.1
-    signs = torch.tensor([-1.0, -1, 1, 1])
-    torch.testing.assert_close(
-        generalized_box_iou_loss(ltrb * signs, gt_ltrb * signs),
-        generalized_box_iou_loss(decode_boxes(points, strides, ltrb), decode_boxes(points, strides, gt_ltrb)),
-        rtol=1e-4,
-        atol=1e-5,
-    )

@@ -6,7 +6,6 @@ from detectron2.modeling.proposal_generator.proposal_utils import add_ground_tru
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from fcos_rpn import FCOSRPN
 from fcos_rpn.modeling.proposal_generator import to_proposals
 from tests.processes import run_two_ranks
 from tests.tiny import tiny_config
@@ -44,10 +43,6 @@ def constant_boxes(model, distance):
     nn.init.zeros_(model.core.head.bbox_pred.weight)
     nn.init.constant_(model.core.head.bbox_pred.bias, distance)
     return model
-
-
-def test_is_built_by_detectron2():
-    assert isinstance(generator(), FCOSRPN)
 
 
 def test_return_types_do_not_depend_on_the_mode():
@@ -127,15 +122,6 @@ def test_budgets_are_detectron2s_rpn_keys():
     _, single = model(IMAGES, inputs, ground_truth())
     for name, loss in single.items():
         torch.testing.assert_close(doubled[name], 2 * loss)
-
-
-@pytest.mark.parametrize("centerness", ["none", "computed"])
-def test_without_a_centerness_branch(centerness):
-    model = generator(CENTERNESS=centerness)
-    _, losses = model.train()(IMAGES, features(), ground_truth())
-    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc"}
-    assert [len(found) for found in model.eval()(IMAGES, features())[0]] == [20, 20]
-    assert model.test_postprocessor.computes_centerness == (centerness == "computed")
 
 
 def test_scores_are_fused_as_the_config_says():

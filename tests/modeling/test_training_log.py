@@ -44,10 +44,6 @@ def test_by_hand():
     assert found["mean_centerness"] == pytest.approx((math.sqrt(0.6) + 2) / 3)
 
 
-def test_equal_rows_of_two_images_are_two_boxes():
-    assert statistics([instances([[1, 1, 7, 9]])] * 2)["boxes_without_positive"] == 0
-
-
 def test_without_positives_or_boxes():
     assert set(statistics([instances([[5, 5, 7, 7]])])) == {
         "num_positives_p3",
