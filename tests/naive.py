@@ -47,6 +47,20 @@ def assign(points, boxes: Sequence[Box], sizes_of_interest, radius):
     return matched
 
 
+def assignment_figures(points, boxes: Sequence[Box], classes: Sequence[int], sizes_of_interest, radius):
+    """Positives of each box, level of each positive, and how many are ambiguous, and across classes."""
+    matched = assign(points, boxes, sizes_of_interest, radius)
+    rivals: dict[int, list[int]] = {}
+    for r, m in candidates(points, boxes, sizes_of_interest, radius):
+        rivals.setdefault(r, []).append(classes[m])
+    return (
+        [matched.count(m) for m in range(len(boxes))],
+        [points[r][3] for r, m in enumerate(matched) if m >= 0],
+        sum(len(labels) > 1 for labels in rivals.values()),
+        sum(len(set(labels)) > 1 for labels in rivals.values()),
+    )
+
+
 def iou(a: Box, b: Box):
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

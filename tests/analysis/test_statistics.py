@@ -64,24 +64,20 @@ def test_all_figures_of_a_config(json_file):
         2: ("tall", {4: [20, 20, 25, 50]}),
     }
     categories = {1: 3, 2: 3, 3: 8, 4: 8, 5: 3, 6: 3}
-    per_box, per_level, num_ambiguous, num_across_classes = {}, [0] * 5, 0, 0
+    per_box, levels, num_ambiguous, num_across_classes = {}, [], 0, 0
     for shape, boxes in images.values():
         corners = [[1.28 * x, 1.28 * y, 1.28 * (x + w), 1.28 * (y + h)] for x, y, w, h in boxes.values()]
-        ids = list(boxes)
-        matched = naive.assign(points[shape], corners, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
-        candidates = naive.candidates(points[shape], corners, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
-        per_box |= {id_: matched.count(row) for row, id_ in enumerate(ids)}
-        for r, row in enumerate(matched):
-            per_level[points[shape][r][3]] += row >= 0
-            rivals = [ids[m] for where, m in candidates if where == r]
-            num_ambiguous += len(rivals) > 1
-            num_across_classes += len({categories[id_] for id_ in rivals}) > 1
+        classes = [categories[id_] for id_ in boxes]
+        figures = naive.assignment_figures(points[shape], corners, classes, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
+        per_box |= dict(zip(boxes, figures[0], strict=True))
+        levels += figures[1]
+        num_ambiguous += figures[2]
+        num_across_classes += figures[3]
 
     assert found.num_images == 3
     assert found.num_boxes == 6
     assert found.num_positives == sum(per_box.values()) > 0
-    assert list(found.positives_per_level.values()) == per_level
-    assert list(found.positives_per_level) == ["p3", "p4", "p5", "p6", "p7"]
+    assert found.positives_per_level == {f"p{3 + level}": levels.count(level) for level in range(5)}
     assert sum(n * boxes for n, boxes in found.positives_per_box.items()) == found.num_positives
     unlearned = [id_ for id_, n in per_box.items() if n == 0]
     assert sorted(box.id for box in found.unlearned_boxes) == sorted(unlearned)
