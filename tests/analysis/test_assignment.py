@@ -35,14 +35,11 @@ def test_equals_the_naive_oracle(radius, seed):
     images = [random_image(generator, num_boxes) for num_boxes in (25, 0, 40)]
     locations = compute_locations(GRID_SIZES, STRIDES)
     points = naive.locations(GRID_SIZES, STRIDES)
-    by_image = [
-        naive.assignment_figures(
-            points, image.gt_boxes.tensor.tolist(), image.gt_classes.tolist(), SIZES_OF_INTEREST, radius
-        )
-        for image in images
-    ]
-    per_box, levels = (sum((figures[i] for figures in by_image), []) for i in (0, 1))
-    num_ambiguous, num_across_classes = (sum(figures[i] for figures in by_image) for i in (2, 3))
+    per_box, per_level, num_ambiguous, num_across_classes = naive.assignment_figures(
+        [(points, image.gt_boxes.tensor.tolist(), image.gt_classes.tolist()) for image in images],
+        SIZES_OF_INTEREST,
+        radius,
+    )
 
     found = assign(
         assigner(radius),
@@ -53,7 +50,7 @@ def test_equals_the_naive_oracle(radius, seed):
         num_images=3,
     )
     assert found.positives_per_box.tolist() == per_box
-    assert found.positives_per_level.tolist() == [levels.count(level) for level in range(3)]
+    assert found.positives_per_level.tolist() == [per_level[level] for level in range(3)]
     assert (found.num_ambiguous, found.num_ambiguous_across_classes) == (num_ambiguous, num_across_classes)
     assert 0 < num_across_classes < num_ambiguous
     assert 0 in per_box
