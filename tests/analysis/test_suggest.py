@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -134,16 +136,6 @@ def test_anchors_are_refused():
         suggest(cfg, EASY)
 
 
-class Figures:
-    def __init__(self, unlearned, ambiguous):
-        self.unlearned, self.ambiguous = unlearned, ambiguous
-
-
-class FakeTrial:
-    def __init__(self, unlearned, ambiguous, price):
-        self.figures, self.price = Figures(unlearned, ambiguous), price
-
-
 @pytest.mark.parametrize(
     ("trials", "expected"),
     [
@@ -154,6 +146,9 @@ class FakeTrial:
     ],
 )
 def test_a_higher_price_needs_a_worthwhile_gain(trials, expected):
-    trials = [FakeTrial(*trial) for trial in trials]
+    trials = [
+        SimpleNamespace(figures=SimpleNamespace(unlearned=unlearned, ambiguous=ambiguous), price=price)
+        for unlearned, ambiguous, price in trials
+    ]
     chosen = worthwhile(trials, Margin(unlearned=0.25, ambiguous=2.0), price=lambda trial: trial.price)
     assert chosen.price == expected

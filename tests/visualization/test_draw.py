@@ -12,7 +12,6 @@ from fcos_rpn.visualization.draw import (
     MATCHES,
     PALETTE,
     draw_assignment,
-    draw_best_proposals,
     draw_centerness,
     draw_detections,
     draw_proposals,
@@ -155,8 +154,7 @@ def test_captions_of_tall_pictures_do_not_overlap():
 def test_the_best_proposals_are_on_top_and_the_others_fainter(has_ground_truth):
     best, other = (10, 10, 50, 40), (30, 20, 90, 60)
     found = proposals(best, other, logits=[23.0, 0.0])
-    draw = draw_proposals if has_ground_truth else draw_best_proposals
-    panel = draw(gray_image(), found, *([ground_truth(best)] if has_ground_truth else [])).figure.axes[-1]
+    panel = draw_proposals(gray_image(), found, ground_truth(best) if has_ground_truth else None).figure.axes[-1]
     assert list(outlines(panel)) == [other, best]
     assert [outline.get_alpha() for outline in panel.patches] == pytest.approx([0.25 + 0.75 * 0.5, 1.0])
 
