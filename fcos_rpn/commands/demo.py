@@ -63,9 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     report.add(image_id, file, found)
             if args.proposals:
                 proposals = predictor.proposals(image, limit=args.proposals)
-                save(
-                    draw_proposals(image, proposals, None, limit=args.proposals), args.output / f"{name}_proposals.png"
-                )
+                picture = draw_proposals(image, proposals, None, limit=args.proposals)
+                save(picture, args.output / f"{name}_proposals.png")
             if args.centerness:
                 save(draw_centerness(*predictor.dense_predictions(image)), args.output / f"{name}_centerness.png")
     finally:  # also of those before an interruption

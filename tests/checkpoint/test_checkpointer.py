@@ -461,20 +461,12 @@ def test_averaged_weights_are_for_evaluation_and_not_for_resuming(save):
     assert not differing(last.state_dict(), model.state_dict())
 
 
-RESNET_18 = {
-    "MODEL__BACKBONE__NAME": "build_p5_p67_resnet_fpn_backbone",
-    "MODEL__RESNETS__DEPTH": "18",
-    "MODEL__RESNETS__RES2_OUT_CHANNELS": "64",
-    "MODEL__RESNETS__OUT_FEATURES": "('res3', 'res4', 'res5')",
-}
-
-
 def test_caffe2s_names_are_translated_and_their_shapes_checked(tmp_path):
     path = tmp_path / "R-18.pkl"
     stem = np.full((64, 3, 7, 7), 0.5, dtype=np.float32)
     weights = {"conv1_w": stem, "conv1_w_momentum": np.ones(1), "fc1000_w": np.ones((1000, 512))}
     path.write_bytes(pickle.dumps(weights))
-    model = build(**RESNET_18)
+    model = build(MODEL__BACKBONE__NAME="build_p5_p67_resnet_fpn_backbone")
     FCOSCheckpointer(model).load(str(path))
     assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, torch.from_numpy(stem))
 
