@@ -21,17 +21,9 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from dev.experiment import (
-    Experiment,
-    System,
-    add_experiment_arguments,
-    best_rate,
-    by_system,
-    experiment_from,
-    mean_and_spread,
-    read_results,
-    run,
-)
+from dev.experiment.run import best_rate, run
+from dev.experiment.summary import by_system, mean_and_spread, read_results
+from dev.experiment.system import Experiment, System, add_experiment_arguments, experiment_from
 from fcos_rpn.data import load_annotations
 from fcos_rpn.engine.progress import log_to
 from fcos_rpn.errors import user_errors_as_messages

@@ -28,18 +28,10 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from dev.experiment import (
-    Experiment,
-    add_experiment_arguments,
-    best_rate,
-    by_system,
-    experiment_from,
-    mean_and_spread,
-    read_results,
-    run,
-    split,
-)
-from dev.experiment.run import load_model
+from dev.experiment.fold import split
+from dev.experiment.run import best_rate, load_model, run
+from dev.experiment.summary import by_system, mean_and_spread, read_results
+from dev.experiment.system import Experiment, add_experiment_arguments, experiment_from
 from dev.experiment.variants import GENERATORS, screened_systems, system_of, trained_system
 from fcos_rpn import UserError
 from fcos_rpn.engine import yaml

@@ -83,30 +83,6 @@ def room_of(name: str) -> str:
     return name.partition(".")[2].partition(".")[0]
 
 
-def test_imports_are_read_in_every_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
-    path = tmp_path / "fcos_rpn" / "modeling" / "new.py"
-    path.parent.mkdir(parents=True)
-    path.write_text(
-        "import torch.nn, fcos_rpn.data\n"
-        "from fcos_rpn.modeling import head\n"
-        "from . import core\n"
-        "from .geometry import Locations\n"
-        "from .. import UserError, data\n"
-        "def late():\n    from .losses import FCOSLosses\n"
-    )
-    assert sorted(imported_modules(path)) == [
-        "fcos_rpn",
-        "fcos_rpn.data",
-        "fcos_rpn.data",
-        "fcos_rpn.modeling.core",
-        "fcos_rpn.modeling.geometry",
-        "fcos_rpn.modeling.head",
-        "fcos_rpn.modeling.losses",
-        "torch.nn",
-    ]
-
-
 def test_every_room_and_every_module_of_modeling_has_a_floor():
     assert {room_of(name) for name in MODULES} == ROOMS.keys()
     prefix = "fcos_rpn.modeling."

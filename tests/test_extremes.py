@@ -1,23 +1,14 @@
-"""Images, boxes and pictures at the ends of what is possible train and infer."""
+"""Images and boxes at the ends of what is possible train and infer."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fcos_rpn import FCOS, FCOSAssigner, FCOSCore, FCOSHead, FCOSLosses, FCOSPostProcessor
-from fcos_rpn.engine import yaml
-from fcos_rpn.engine.setup import use_datasets
 from tests.tiny import tiny_config
 
 ARCHITECTURES = ["FCOS", "GeneralizedRCNN"]
@@ -97,87 +88,3 @@ def test_half_precision(models, architecture, dtype):
     with torch.autocast("cpu", dtype=dtype):
         assert_trains(models[architecture], batch)
         assert_infers(models[architecture], batch)
-
-
-class PooledBackbone(Backbone):
-    """P3 to P7 of four channels for next to nothing: one convolution, and pooling above it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 4, kernel_size=8, stride=8)
-
-    @property
-    def size_divisibility(self) -> int:
-        return 128
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        levels = [self.convolution(image)]
-        for _ in range(4):
-            levels.append(F.max_pool2d(levels[-1], kernel_size=2))
-        return {f"p{level}": features for level, features in enumerate(levels, start=3)}
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {f"p{level}": ShapeSpec(channels=4, stride=2**level) for level in range(3, 8)}
-
-
-def test_an_image_of_24_megapixels():
-    torch.manual_seed(0)
-    backbone = PooledBackbone()
-    strides = [shape.stride for shape in backbone.output_shape().values()]
-    model = FCOS(
-        backbone=backbone,
-        core=FCOSCore(
-            in_features=list(backbone.output_shape()),
-            strides=strides,
-            head=FCOSHead(in_channels=4, strides=strides, num_classes=2, num_convs=1, norm=""),
-            assigner=FCOSAssigner(num_classes=2, sizes_of_interest=[64.0, 128.0, 256.0, 512.0]),
-            loss_functions=FCOSLosses(),
-        ),
-        postprocessor=FCOSPostProcessor(score_thresh=0.0, pre_nms_topk=50, nms_thresh=0.6, post_nms_topk=100),
-        pixel_mean=(128.0, 128.0, 128.0),
-        pixel_std=(64.0, 64.0, 64.0),
-    )
-    batch = [model_input((4000, 6000), [[0, 0, 6000, 4000], [5990, 3990, 6000, 4000], [100, 100, 101, 101]])]
-    assert_trains(model, batch)
-    assert_infers(model, batch)
-
-
-def write_odd_pictures(folder: Path) -> tuple[str, str]:
-    """A data set in COCO's format of every kind of picture that is no plain RGB, with the whole image as its box."""
-    noise = Image.effect_noise((48, 32), 60)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees: seen as 32 x 48
-    transparent = noise.convert("RGBA")
-    transparent.putalpha(noise)
-    (folder / "images").mkdir(parents=True)
-    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
-        "gray.png": (noise, {}),
-        "transparent.png": (transparent, {}),
-        "palette.gif": (noise.convert("P"), {}),
-        "deep.png": (Image.fromarray(np.asarray(noise).astype(np.uint16) * 257), {}),
-        "turned.jpg": (noise.convert("RGB"), {"exif": exif}),
-        "print.jpg": (noise.convert("CMYK"), {}),
-        "pixel.png": (noise.crop((0, 0, 1, 1)), {}),
-        "line.png": (noise.crop((0, 0, 48, 1)), {}),
-    }
-    images, annotations = [], []
-    for number, (name, (picture, options)) in enumerate(pictures.items(), start=1):
-        picture.save(folder / "images" / name, **options)
-        width, height = picture.size[::-1] if options else picture.size
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-        box = {"bbox": [0, 0, width, height], "area": width * height, "iscrowd": 0}
-        annotations.append({"id": number, "image_id": number, "category_id": 1, **box})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "noise"}]}
-    (folder / "instances.json").write_text(json.dumps(content))
-    return str(folder / "images"), str(folder / "instances.json")
-
-
-def test_odd_pictures_train_and_evaluate(tmp_path, detectron2_restored):
-    cfg = tiny_config()
-    cfg.DATASETS.TRAIN_FOLDERS = cfg.DATASETS.TEST_FOLDERS = [list(write_odd_pictures(tmp_path))]
-    cfg.OUTPUT_DIR = str(tmp_path / "output")
-    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER = 4, 4
-    cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = 512
-    use_datasets(cfg)
-    results = yaml.build_trainer(cfg).train()
-    assert results["bbox"]["AP"] >= 0

@@ -20,8 +20,8 @@ IMAGE_SIZES = ((96, 64), (64, 96), (80, 80))
 """Width and height of the pictures, in turn: wide, tall and square."""
 
 
-def tiny_config(meta_architecture: str = "FCOS") -> CfgNode:
-    """Two classes on the CPU: FCOS, or another architecture with FCOSRPN on P3-P7 and RoI heads that pool from P2-P5.
+def tiny_config(meta_architecture: str = "FCOS", proposal_generator: str = "FCOSRPN") -> CfgNode:
+    """Two classes on the CPU: FCOS, or another architecture with FCOSRPN or RPN on P3-P7 and RoI heads on P2-P5.
 
     The backbone is a random ShuffleNet, or where a test names another one, a ResNet-18 or timm's smallest. The pyramid
     has 64 channels, since on the 1 x 1 map of a single image the 32 groups of GN need more than one channel each.
@@ -41,7 +41,9 @@ def tiny_config(meta_architecture: str = "FCOS") -> CfgNode:
     cfg.MODEL.FPN.OUT_CHANNELS = 64
     cfg.MODEL.FCOS.NUM_CLASSES = len(CATEGORIES)
     cfg.MODEL.FCOS.NUM_CONVS = 1
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "FCOSRPN"
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = proposal_generator
+    if proposal_generator == "RPN":
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
     cfg.MODEL.RPN.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 50
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20

@@ -19,10 +19,22 @@ import torch
 from tqdm import tqdm
 
 from dev.arguments import positive
-from dev.benchmark import SUBJECTS, Comparison, Report, Setup, growth_table, inference, measure, plot_growth, plot_times
+from dev.benchmark import assignment, evaluation, growth, inference, losses, proposals, training
+from dev.benchmark.measuring import Comparison, Setup, measure
+from dev.benchmark.report import Report, growth_table, plot_growth, plot_times
 from fcos_rpn import UserError
 from fcos_rpn.errors import make_folder, user_errors_as_messages
 from fcos_rpn.visualization import save_figure
+
+SUBJECTS: dict[str, tuple[str, Callable[[Setup], Iterator[Comparison]]]] = {
+    "inference": ("images -> detections, and the convolutions alone", inference.comparisons),
+    "train-step": ("time and memory of forward and backward", training.comparisons),
+    "assign": ("ground truth -> targets", assignment.comparisons),
+    "loss": ("forward and backward of the losses", losses.comparisons),
+    "proposals": ("features -> proposals, against the anchor RPN", proposals.comparisons),
+    "evaluate": ("AP and AR of a data set", evaluation.comparisons),
+    "growth": ("each step against image size, batch, boxes and classes", growth.comparisons),
+}
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -37,7 +49,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         "python -m dev.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subjects = parser.add_subparsers(dest="subject", required=True)
-    for name, about in [*((name, subject.about) for name, subject in SUBJECTS.items()), ("all", "all of these")]:
+    for name, about in [*((name, about) for name, (about, _) in SUBJECTS.items()), ("all", "all of these")]:
         subject = subjects.add_parser(name, parents=[common], help=about, description=about)
         if name == "inference":
             subject.add_argument("--backbone", default="R50", help="R50 or mobilenet_v2 (default: %(default)s)")
@@ -58,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     setup = Setup(torch.device(args.device), is_quick=args.quick, uses_amp=args.amp)
     for subject in SUBJECTS if args.subject == "all" else [args.subject]:
-        print(f"\n{subject}: {SUBJECTS[subject].about}", flush=True)
+        print(f"\n{subject}: {SUBJECTS[subject][0]}", flush=True)
         run(subject, comparisons(subject, args), setup, args.output)
 
 
 def comparisons(subject: str, args: argparse.Namespace) -> Callable[[Setup], Iterator[Comparison]]:
     if args.subject != "inference":
-        return SUBJECTS[subject].comparisons
+        return SUBJECTS[subject][1]
     size = tuple(args.size) if args.size else None
     return functools.partial(inference.comparisons, backbone=args.backbone, size=size, batch_size=args.batch)
 

@@ -8,21 +8,3 @@ run         train and evaluate a system, or take up an earlier run; choose its l
 summary     read the results of runs; mean and spread over seeds
 coco_mini   a small set of photographs from COCO val2017
 """
-
-from dev.experiment.fold import split
-from dev.experiment.run import best_rate, run
-from dev.experiment.summary import by_system, mean_and_spread, read_results
-from dev.experiment.system import Experiment, System, add_experiment_arguments, experiment_from
-
-__all__ = [
-    "Experiment",
-    "System",
-    "add_experiment_arguments",
-    "best_rate",
-    "by_system",
-    "experiment_from",
-    "mean_and_spread",
-    "read_results",
-    "run",
-    "split",
-]

@@ -14,28 +14,26 @@ Examples:
 
 import argparse
 import functools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.utils.logger import setup_logger
 
 from ..analysis import BOX_CONVENTIONS, Analysis, analyze, read_boxes
 from ..analysis.report import figures_table, unlearned_ids, unlearned_table
 from ..analysis.suggest import suggest
+from ..checkpoint.conversion import config_text
 from ..config import read_config
 from ..errors import UserError, write_whole
+from ..evaluation import write_results
 from ..model_zoo import find_config
+from .arguments import command_parser
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="a YAML, or the name of one of this package or Detectron2"
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's instances format")
     parser.add_argument(
         "--box-convention",
@@ -60,7 +58,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
         help="of --suggest: how many times the locations of the given config there may be; 1 changes the ranges only "
         "(default: %(default)s)",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 
@@ -71,36 +68,16 @@ def print_analyses(analyses: dict[str, Analysis]) -> None:
             print(f"\n{title}: {unlearned_ids(analysis)}")
 
 
-def suggested_config(path: Path, base: Path, changes: dict[str, Any], before: Analysis, after: Analysis | None) -> str:
-    """Format a config that changes some keys of another one.
-
-    Args:
-        path: where it will be; `base` is named relative to it.
-        base: the config that it changes.
-        changes: key -> value.
-        before, after: analyses for the comment at its top; `after` is None before the new config is analyzed.
-    """
-    nested: dict[str, Any] = {"_BASE_": os.path.relpath(base.resolve(), path.resolve().parent)}
-    for key, value in changes.items():
-        *groups, name = key.split(".")
-        node = nested
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[name] = list(value) if isinstance(value, list | tuple) else value  # a copy, else YAML writes an alias
+def write_suggestion(path: Path, base: Path, changes: dict[str, Any], before: Analysis, after: Analysis) -> None:
+    """Write a config that changes some keys of another one, with both analyses in the comment at its top."""
     comment = f"# Suggested by fcos-rpn analyze for {before.num_images:,} images, {before.num_boxes:,} boxes.\n"
-    if after:
-        comment += "".join(
-            f"# {title}: {was:{form}} before, {now:{form}} now\n"
-            for title, form, was, now in (
-                ("boxes that nothing learns, %", ".2f", before.unlearned, after.unlearned),
-                ("ambiguous positives, %", ".2f", before.ambiguous, after.ambiguous),
-                ("locations an image", ",.0f", before.samples_per_image.mean, after.samples_per_image.mean),
-            )
-        )
-    return comment + yaml.safe_dump(nested, default_flow_style=None, sort_keys=False, width=1000)
-
-
-def write_text(path: Path, text: str) -> None:
+    for title, form, was, now in (
+        ("boxes that nothing learns, %", ".2f", before.unlearned, after.unlearned),
+        ("ambiguous positives, %", ".2f", before.ambiguous, after.ambiguous),
+        ("locations an image", ",.0f", before.samples_per_image.mean, after.samples_per_image.mean),
+    ):
+        comment += f"# {title}: {was:{form}} before, {now:{form}} now\n"
+    text = config_text(changes, comment=comment, base=os.path.relpath(base.resolve(), path.resolve().parent))
     with write_whole(path) as file:
         file.write(text.encode())
 
@@ -122,10 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if changes:
             overridden = {key: functools.reduce(getattr, key.split("."), cfg) for key in args.opts[::2]}
             changes = overridden | changes
-            write_text(args.suggest, suggested_config(args.suggest, base, changes, before, None))
-            after = analyze(read_config(args.suggest, []), annotations, **settings)
-            write_text(args.suggest, suggested_config(args.suggest, base, changes, before, after))
-            analyses["suggested"] = after
+            overrides = [text for key, value in changes.items() for text in (key, str(value))]
+            analyses["suggested"] = analyze(read_config(base, overrides), annotations, **settings)
+            write_suggestion(args.suggest, base, changes, before, analyses["suggested"])
 
     print_analyses(analyses)
     if "suggested" in analyses:
@@ -134,5 +110,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nNothing that was tried is worth a change; {args.suggest} was not written.")
     if args.output:
         given = analyses.pop("given").to_json() | {"box_convention": args.box_convention}
-        content = given | {title: analysis.to_json() for title, analysis in analyses.items()}
-        write_text(args.output, json.dumps(content, indent=1))
+        write_results(args.output, given | {title: analysis.to_json() for title, analysis in analyses.items()})

@@ -15,28 +15,25 @@ Example:
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.modeling import build_model, detector_postprocess
+from detectron2.modeling import detector_postprocess
 from detectron2.structures import Instances
 from tabulate import tabulate
 from tqdm import tqdm
 
 from ..analysis.box_origins import BoxOrigins, ambiguous_shares, find_with_origins, preprocess, rank_correlation
-from ..checkpoint import FCOSCheckpointer
-from ..config import read_config
 from ..data import CheckedDatasetMapper
-from ..engine.setup import require_device, use_datasets
+from ..engine.setup import require_device
 from ..errors import make_folder
 from ..evaluation import PrecisionRecall, precision_recall, write_results
-from ..model_zoo import find_config
 from ..modeling.find import find_fcos
 from ..visualization import plot_precision_recall, plot_score_against_iou, save_figure
+from .arguments import command_parser, config_with_test_set, load_model
 
 NUM_BOXES = 100
 """How many boxes of an image count, best first, as for COCO's AP."""
@@ -52,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--model: the titles must differ in their letters and digits, which name the files")
     make_folder(args.output)
     # All are loaded before the first one runs, so that a mistake in the last config is found at once.
-    configs = [config_of(args, config, weights) for _, config, weights in args.model]
-    models = {title: load_model(cfg) for title, cfg in zip(titles, configs, strict=True)}
+    configs = [config_of(args, config) for _, config, _ in args.model]
+    models = {title: load_model(cfg, weights) for (title, _, weights), cfg in zip(args.model, configs, strict=True)}
 
     reports = {title: analyze(model, cfg, title) for (title, model), cfg in zip(models.items(), configs, strict=True)}
 
@@ -70,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__, has_config=False, output="output/analysis", overrides="overrides of all configs")
     parser.add_argument(
         "--model",
         nargs=3,
@@ -83,10 +80,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--test", nargs=2, required=True, metavar=("IMAGES", "JSON"), help="a folder in COCO's format to run them on"
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/analysis"), metavar="FOLDER", help="default: %(default)s"
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of all configs")
     return parser
 
 
@@ -94,23 +87,13 @@ def file_name_of(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
-def config_of(args: argparse.Namespace, config: str, weights: str) -> CfgNode:
+def config_of(args: argparse.Namespace, config: str) -> CfgNode:
     """Read config file and overrides, with the data set as the only test set; for a GPU if there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg = read_config(find_config(config), ["MODEL.DEVICE", device, *args.opts])
+    overrides = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
+    images, annotations = args.test
+    cfg = config_with_test_set(config, overrides, images=images, annotations=annotations, output=args.output)
     require_device(cfg.MODEL.DEVICE, 1)
-    cfg.MODEL.WEIGHTS = weights
-    cfg.DATASETS.TEST_FOLDERS = [args.test]
-    cfg.OUTPUT_DIR = str(args.output)
-    use_datasets(cfg, is_training=False)
     return cfg
-
-
-def load_model(cfg: CfgNode) -> Any:
-    """Build a model in evaluation mode and load all of its weights."""
-    model = build_model(cfg).eval()
-    FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
-    return model
 
 
 class Report(NamedTuple):

@@ -1,11 +1,70 @@
-"""Command-line arguments that several commands take."""
+"""Command-line arguments that several commands take, and what they stand for."""
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from ..checkpoint import FCOSCheckpointer
+from ..config import read_config
 from ..data import class_names
+from ..engine.setup import use_datasets
 from ..errors import UserError
+from ..model_zoo import find_config
+
+
+def command_parser(
+    about: str | None,
+    *,
+    has_config: bool = True,
+    has_weights: bool = False,
+    output: str | None = None,
+    overrides: str | None = "overrides of the config",
+) -> argparse.ArgumentParser:
+    """Build a parser with the arguments that most commands have.
+
+    Args:
+        about: the command's docstring, which the help shows as it is.
+        output: the default of `--output`, a folder.
+        overrides: the help of what is left on the command line; with None nothing may be left.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if has_config:
+        about_config = "a file, or the name of a config of this package or Detectron2"
+        parser.add_argument("--config-file", required=True, metavar="YAML", help=about_config)
+    if has_weights:
+        parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of the model")
+    if output:
+        parser.add_argument("--output", type=Path, default=Path(output), metavar="FOLDER", help="default: %(default)s")
+    if overrides:
+        parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=overrides)
+    return parser
+
+
+def config_with_test_set(
+    config: str, overrides: Sequence[str], *, images: str, annotations: str, output: Path
+) -> CfgNode:
+    """Read a config and its overrides, with a folder in COCO's format as the only data set.
+
+    Raises:
+        UserError: on a mistake in the config or the data.
+    """
+    cfg = read_config(find_config(config), overrides)
+    cfg.DATASETS.TEST_FOLDERS = [[images, annotations]]
+    cfg.OUTPUT_DIR = str(output)
+    use_datasets(cfg, is_training=False)
+    return cfg
+
+
+def load_model(cfg: CfgNode, weights: str) -> Any:
+    """Build a model in evaluation mode and load all of its weights."""
+    model = build_model(cfg).eval()
+    FCOSCheckpointer(model, require_all=True).load(weights)
+    return model
 
 
 def add_class_name_arguments(parser: argparse.ArgumentParser, *, default: str) -> None:

@@ -28,7 +28,7 @@ from ..evaluation import write_results
 from ..model_zoo import find_config
 from ..predictor import Predictor, read_rgb
 from ..visualization import draw_centerness, draw_detections, draw_proposals
-from .arguments import add_class_name_arguments, given_class_names
+from .arguments import add_class_name_arguments, command_parser, given_class_names
 
 WHEN_STOPPED = "stopped; what was found until then is written"
 
@@ -78,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="of the model: a file, or a config's name")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of the model")
+    about_overrides = "overrides of the config; behind --input or --class-thresh put -- first"
+    parser = command_parser(__doc__, has_weights=True, output="output/demo", overrides=about_overrides)
     parser.add_argument(
         "--input",
         nargs="+",
@@ -88,9 +87,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="PICTURES",
         help="picture files, folders of pictures (without the folders in them), or patterns such as 'photos/**/*.jpg'",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/demo"), metavar="FOLDER", help="default: %(default)s"
     )
     parser.add_argument(
         "--proposals", type=positive_number, metavar="N", help="draw the best N boxes of the proposal generator, too"
@@ -115,12 +111,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="write the detections in COCO's format, and file names and classes by id to FILE's name with _images",
-    )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="overrides of the config; behind --input or --class-thresh put -- first",
     )
     return parser
 
@@ -168,11 +158,7 @@ def _pictures_of(given: str) -> list[Path]:
 
 
 def require_other_folder(output: Path, files: Sequence[Path]) -> None:
-    """Protect the pictures of the input.
-
-    Raises:
-        UserError: if the output is a folder of the input.
-    """
+    """Raise a UserError if the output is a folder of the input, so that no picture of the input is overwritten."""
     if output.resolve() in {file.resolve().parent for file in files}:
         raise UserError(f"--output {output} is a folder of --input, whose pictures could be overwritten: name another")
 
@@ -187,11 +173,7 @@ def named(files: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
-    """Build the model with its weights.
-
-    Raises:
-        UserError: on a mistake in the config, weights or class names, or if the model cannot do what is asked for.
-    """
+    """Build the model with its weights, or raise a UserError if it cannot do what is asked for."""
     overrides = args.opts[1:] if args.opts[:1] == ["--"] else args.opts
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = read_config(find_config(args.config_file), ["MODEL.DEVICE", device, *overrides])
@@ -231,10 +213,7 @@ def least_score_of_classes(default: float, given: Iterable[str], names: Sequence
 
 
 def save(picture: NDArray[Any], file: Path) -> None:
-    """
-    Raises:
-        UserError: if it cannot be written.
-    """
+    """Write a picture, or raise a UserError if it cannot be written."""
     try:
         Image.fromarray(picture).save(file)
     except OSError as error:
@@ -249,17 +228,12 @@ class CocoReport:
         Args:
             file: where the detections go; the table goes beside it.
             names: of the classes; the category id of a label is the label + 1.
-
-        Raises:
-            UserError: if the files cannot be written.
         """
         self.file = file
         self.table_file = file.with_name(f"{file.stem}_images.json")
         self.detections: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
-        self.categories: list[dict[str, Any]] = [
-            {"id": label, "name": name} for label, name in enumerate(names, start=1)
-        ]
+        self.categories: list[Any] = [{"id": label, "name": name} for label, name in enumerate(names, start=1)]
         self.write()  # so that a folder without write access does not cost the work
 
     def add(self, image_id: int, file: Path, found: Instances) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 
-from ..checkpoint import FCOSCheckpointer, read_class_names
+from ..checkpoint import read_class_names
 from ..config import read_config
 from ..errors import UserError, write_whole
 from ..export import FORMATS, TwoStageNetwork, export_graph, network_of, require_packages
 from ..model_zoo import find_config
+from .arguments import command_parser, load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_packages(form.packages, wanted_for=f"--format {args.format}")
     cfg = config_of(args)
     output = args.output or Path("output/export") / f"{Path(args.config_file).stem}{form.suffix}"
-    model = build_model(cfg).eval()
-    FCOSCheckpointer(model, require_all=True).load(cfg.MODEL.WEIGHTS)
-    network = network_of(model)
+    network = network_of(load_model(cfg, args.weights))
 
     with write_whole(output) as file:
         program = export_graph(network, size=tuple(args.size))
@@ -42,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="of the model: a file, or a config's name")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of the model")
+    parser = command_parser(__doc__, has_weights=True)
     parser.add_argument("--format", required=True, choices=FORMATS, help="of the file")
     parser.add_argument(
         "--size",
@@ -63,7 +59,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="of a ProposalNetwork: give at most K boxes; default: the config's MODEL.RPN.POST_NMS_TOPK_TEST",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 

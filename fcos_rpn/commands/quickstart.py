@@ -3,7 +3,6 @@
 Writes everything to output/quickstart. Stopped at any moment, the same command goes on where it was.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -11,18 +10,16 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from tabulate import tabulate
 
 from .. import UserError, model_zoo
-from ..checkpoint import FCOSCheckpointer
 from ..data import CheckedDatasetMapper
 from ..data.digits.folder import DigitsFolder, generate_digits
 from ..engine import yaml
@@ -30,6 +27,7 @@ from ..engine.progress import log_to, progress_writers, training_seconds
 from ..engine.setup import use_datasets
 from ..errors import install_hint, make_folder, write_whole
 from ..visualization import draw_assignment, draw_centerness, draw_detections, draw_proposals
+from .arguments import command_parser, load_model
 
 ONE_STAGE = "quickstart/fcos_mobilenet_v2.yaml"
 TWO_STAGE = "quickstart/faster_rcnn_fcos_rpn_mobilenet_v2.yaml"
@@ -39,9 +37,7 @@ WHEN_STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The whole job, top-down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
-    args = parser.parse_args(arguments)
+    args = command_parser(__doc__, has_config=False, output="output/quickstart", overrides=None).parse_args(arguments)
     log_to(args.output / "log.txt")
 
     digits = generate_digits(args.output / "digits")
@@ -116,7 +112,7 @@ def draw_pictures(output: Path, one_stage: Run, two_stage: Run, *, num_images: i
     """What both models see in the first test images."""
     (name,) = one_stage.cfg.DATASETS.TEST
     class_names = MetadataCatalog.get(name).thing_classes
-    detector, rcnn = load_model(one_stage), load_model(two_stage)
+    detector, rcnn = (load_model(run.cfg, run.weights) for run in (one_stage, two_stage))
     mapper = CheckedDatasetMapper(one_stage.cfg, is_train=True, augmentations=[])  # with annotations
     for number, record in enumerate(DatasetCatalog.get(name)[:num_images], start=1):
         x = mapper(record)
@@ -136,13 +132,6 @@ def draw_pictures(output: Path, one_stage: Run, two_stage: Run, *, num_images: i
         }
         for title, picture in pictures.items():
             Image.fromarray(picture).save(output / f"image{number}_{title}.png")
-
-
-def load_model(run: Run) -> Any:
-    """In evaluation mode, with the weights of the run."""
-    model = build_model(run.cfg).eval()
-    FCOSCheckpointer(model, require_all=True).load(run.weights)
-    return model
 
 
 def imagenet_weights(file: Path) -> str:

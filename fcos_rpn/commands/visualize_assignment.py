@@ -8,7 +8,6 @@ Example:
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,29 +15,30 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import build_augmentation, convert_image_to_rgb
 from detectron2.modeling import build_model
-from detectron2.structures import ImageList
 from PIL import Image
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from .. import FCOSTargets, Locations, UserError, compute_locations
-from ..config import read_config
+from .. import FCOSTargets, Locations, UserError
+from ..analysis.box_origins import preprocess
 from ..data import CheckedDatasetMapper
-from ..engine.setup import use_datasets
 from ..errors import make_folder
-from ..model_zoo import find_config
 from ..modeling.core import FCOSCore
 from ..modeling.find import find_fcos
 from ..visualization import draw_assignment, draw_target_centerness
+from .arguments import command_parser, config_with_test_set
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The whole job, top-down."""
     args = build_argument_parser().parse_args(arguments)
     make_folder(args.output)
-    cfg = config_of(args)
-    model = build_model(cfg).eval()
+    cfg = config_with_test_set(
+        args.config_file, args.opts, images=args.images, annotations=args.annotations, output=args.output
+    )
+    cfg.MODEL.DEVICE = "cpu"
+    model: Any = build_model(cfg).eval()
     core = require_fcos(model, cfg)
     records = choose_records(DatasetCatalog.get(cfg.DATASETS.TEST[0]), args.image_id, args.num_images)
     augmentations = build_augmentation(cfg, is_train=False)
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for record in tqdm(records, unit="image"):
         x = mapper(record)  # as in training, at the size of a test
-        locations = locations_of(model, core, x["image"])
+        with torch.no_grad():  # the sizes of its maps are known to the backbone alone
+            _, locations = core(model.backbone(preprocess(model, [x]).tensor))
         targets = core.assigner(locations, [x["instances"]])
         image = convert_image_to_rgb(x["image"].permute(1, 2, 0), cfg.INPUT.FORMAT).astype("uint8")
         location_idxs, _ = core.assigner.candidates(locations, x["instances"].gt_boxes.tensor)
@@ -64,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="of the model")
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="of the images")
-    parser.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's format")
+    parser = command_parser(__doc__, output="output/assignment")
+    parser.add_argument("--images", required=True, metavar="FOLDER", help="of the images")
+    parser.add_argument("--annotations", required=True, metavar="JSON", help="in COCO's format")
     parser.add_argument("--image-id", type=int, action="append", metavar="ID", help="of an image to draw; repeatable")
     parser.add_argument(
         "--num-images",
@@ -76,28 +76,11 @@ def build_argument_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="else, the first N images with boxes; default: %(default)s",
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/assignment"), metavar="FOLDER", help="default: %(default)s"
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 
-def config_of(args: argparse.Namespace) -> CfgNode:
-    """Read config file and overrides, for the CPU, with the data set as the only test set."""
-    cfg = read_config(find_config(args.config_file), args.opts)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.DATASETS.TEST_FOLDERS = [[str(args.images), str(args.annotations)]]
-    cfg.OUTPUT_DIR = str(args.output)
-    use_datasets(cfg, is_training=False)
-    return cfg
-
-
 def require_fcos(model: nn.Module, cfg: CfgNode) -> FCOSCore:
-    """
-    Raises:
-        UserError: if the model has none.
-    """
+    """Return what learns in the model, or raise a UserError if it has no FCOS."""
     parts = find_fcos(model)
     if parts is None:
         raise UserError(
@@ -128,19 +111,6 @@ def choose_records(
         known = ", ".join(map(str, sorted(by_id)[:5]))
         raise UserError(f"--image-id: the annotations have no image {missing[0]}; they begin with {known}")
     return [by_id[image_id] for image_id in image_ids]
-
-
-@torch.no_grad()
-def locations_of(model: Any, core: FCOSCore, image: torch.Tensor) -> Locations:
-    """Compute the locations for a (3, H, W) image. Running the backbone is the only way to know its maps' sizes."""
-    images = ImageList.from_tensors(
-        [torch.zeros_like(image, dtype=torch.float32)],
-        model.backbone.size_divisibility,
-        padding_constraints=model.backbone.padding_constraints,
-    )
-    features = model.backbone(images.tensor)
-    grid_sizes = [(features[name].shape[-2], features[name].shape[-1]) for name in core.in_features]
-    return compute_locations(grid_sizes, core.strides, offset=core.location_offset)
 
 
 def count_positives(locations: Locations, targets: FCOSTargets, num_boxes: int) -> dict[str, int]:

@@ -6,9 +6,10 @@ alike and the weights are still those of before the step.
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
@@ -27,25 +28,8 @@ class TrainingDiverged(UserError):  # noqa: N818
     """The loss or what the network predicts is no longer finite; raised by all processes of a training."""
 
 
-class Finding(NamedTuple):
-    """What one process found in a step."""
-
-    what: str
-    """Such as "loss_fcos_loc is nan"."""
-    images: list[str]
-    """Files of the process' images."""
-
-
 class NonFiniteLoss(FloatingPointError):  # noqa: N818
-    """Ends a step in all processes."""
-
-    def __init__(self, findings: Mapping[int, Finding]) -> None:
-        """
-        Args:
-            findings: number of a process -> what it found; without those that found nothing.
-        """
-        super().__init__(_in_words(findings))
-        self.findings = findings
+    """Ends a step in all processes and says what each of them found."""
 
 
 class DivergenceGuard(HookBase):
@@ -91,9 +75,8 @@ class DivergenceGuard(HookBase):
             self._skip_or_stop(error)
         except FloatingPointError as error:
             # Of this process perhaps alone: the others are asking then whether all losses are finite.
-            finding = Finding(str(error), self._images)
-            flag = torch.ones((), device=next(model.parameters()).device)
-            self._skip_or_stop(NonFiniteLoss(_gather(flag, lambda: finding)), error)
+            what, flag = str(error), torch.ones((), device=next(model.parameters()).device)
+            self._skip_or_stop(NonFiniteLoss(self._gather(flag, lambda: what)), error)
         else:
             self.num_in_a_row = 0
             return
@@ -111,14 +94,29 @@ class DivergenceGuard(HookBase):
     def _require_finite(self, _: nn.Module, __: Any, losses: Mapping[str, Tensor]) -> None:
         values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
 
-        def find() -> Finding | None:
-            wrong = torch.nonzero(~values.isfinite()).flatten().tolist()
-            names = [*losses]
-            words = ", ".join(f"{names[index]} is {values[index].item()}" for index in wrong)
-            return Finding(words, self._images) if wrong else None
+        def find() -> str:
+            pairs = zip(losses, values.tolist(), strict=True)
+            return ", ".join(f"{name} is {value}" for name, value in pairs if not math.isfinite(value))
 
-        if findings := _gather((~values.isfinite()).any().float(), find):
-            raise NonFiniteLoss(findings)
+        if found := self._gather((~values.isfinite()).any().float(), find):
+            raise NonFiniteLoss(found)
+
+    def _gather(self, flag: Tensor, find: Callable[[], str]) -> str:
+        """Say what all processes found, and nothing if none has raised its flag. All of them have to take part.
+
+        Args:
+            flag: above 0 if this process has found something; on the device that processes exchange tensors on.
+            find: says what; "" if this process has found nothing.
+        """
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(flag)
+        if not flag:
+            return ""
+        what = find()
+        found: list[str] = comm.all_gather(f"{what}\nImages: {', '.join(self._images)}" if what else "")
+        if len(found) > 1:
+            found = [f"process {rank}: {text}" for rank, text in enumerate(found) if text]
+        return "\n".join(found)
 
     def _skip_or_stop(self, error: NonFiniteLoss, cause: Exception | None = None) -> None:
         rate = self.trainer.optimizer.param_groups[0]["lr"]
@@ -148,25 +146,3 @@ class DivergenceGuard(HookBase):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.num_skipped, self.num_in_a_row = state["num_skipped"], state["num_in_a_row"]
-
-
-def _gather(flag: Tensor, find: Callable[[], Finding | None]) -> dict[int, Finding]:
-    """What all processes found, asked for only if one has raised its flag. All of them have to take part.
-
-    Args:
-        flag: above 0 if this process has found something; on the device that processes exchange tensors on.
-        find: says what.
-    """
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(flag)
-    if not flag:
-        return {}
-    return {rank: finding for rank, finding in enumerate(comm.all_gather(find())) if finding is not None}
-
-
-def _in_words(findings: Mapping[int, Finding]) -> str:
-    lines = []
-    for rank, finding in findings.items():
-        process = f"process {rank}: " if comm.get_world_size() > 1 else ""
-        lines += [f"{process}{finding.what}", f"Images: {', '.join(finding.images)}"]
-    return "\n".join(lines)

@@ -20,6 +20,11 @@ from ..modeling.optimize import optimize_for_inference
 logger = logging.getLogger(__name__)
 
 
+def with_proposals(model: nn.Module) -> nn.Module:
+    """Let a one-stage detector show its class-agnostic boxes, too, so that it gets AP and AR."""
+    return FCOSWithProposals(model) if isinstance(model, FCOS) else model
+
+
 class EvaluationSet(NamedTuple):
     """A data set, and how a model is evaluated on it."""
 
@@ -28,9 +33,8 @@ class EvaluationSet(NamedTuple):
     build_evaluator: Callable[[], DatasetEvaluator]
     suffix: str = ""
     """Behind the names of the tasks in the results."""
-    wrap: Callable[[nn.Module], nn.Module] | None = None
-    """The module to run in place of the model; None shows a one-stage detector's class-agnostic boxes besides its
-    detections, so that it gets AP and AR."""
+    wrap: Callable[[nn.Module], nn.Module] = with_proposals
+    """The module to run in place of the model."""
 
 
 def evaluate_model(
@@ -57,11 +61,10 @@ def evaluate_model(
     optimized = optimize_for_inference(model)
     results: OrderedDict[str, Any] = OrderedDict()
     for test_set in test_sets:
-        shown = test_set.wrap(optimized) if test_set.wrap else with_proposals(optimized)
         loader = tqdm(test_set.build_loader(), desc="  evaluating", unit="image", disable=not show_progress)
         device_type = next(model.parameters()).device.type
         with torch.autocast(device_type, dtype=precision, enabled=precision is not None):
-            found = inference_on_dataset(shown, loader, test_set.build_evaluator())
+            found = inference_on_dataset(test_set.wrap(optimized), loader, test_set.build_evaluator())
         if comm.is_main_process():
             tasks = results.setdefault(test_set.name, {})
             tasks.update({f"{task}{test_set.suffix}": figures for task, figures in found.items()})
@@ -73,17 +76,10 @@ def evaluate_model(
     return next(iter(results.values())) if len(results) == 1 else results
 
 
-def with_proposals(model: nn.Module) -> nn.Module:
-    """Let a one-stage detector show its class-agnostic boxes, too; other models stay as they are."""
-    return FCOSWithProposals(model) if isinstance(model, FCOS) else model
-
-
 def load_all_weights(model: nn.Module, weights: str, *, output_dir: str, resume: bool, class_names: list[str]) -> None:
-    """Load what an evaluation needs.
+    """Load all weights of a file or, with `resume`, of the last checkpoint of a training's output folder.
 
     Args:
-        weights: a checkpoint with all of the model's weights.
-        output_dir: of the training; with `resume` its last checkpoint is taken instead, if there is one.
         class_names: of the data sets; the checkpoint's are compared with them.
 
     Raises:

@@ -28,7 +28,7 @@ from ..errors import UserError, make_folder
 from ..model_zoo import find_config
 from ..modeling.find import find_fcos
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
-from .setup import require_device, training_log_writers
+from .setup import require_device
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
 
 GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -257,17 +257,12 @@ def build_trainer(cfg: DictConfig, **instead: Any) -> Trainer:
     """
     batch_size = cfg.dataloader.train.total_batch_size
     require_divisible("dataloader.train.total_batch_size", batch_size, "optimizer.lr")
-    return Trainer(**{**parts_of(cfg), **instead})
-
-
-def parts_of(cfg: DictConfig) -> dict[str, Any]:
-    """Build the arguments of `Trainer`."""
     options = cfg.train
     precision = precision_of(cfg)
     model = build_model(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    return {
+    parts = {
         "model": model,
         "loader": instantiate(cfg.dataloader.train),
         "optimizer": optimizer,
@@ -278,7 +273,6 @@ def parts_of(cfg: DictConfig) -> dict[str, Any]:
         "eval_period": options.eval_period,
         "checkpoint_period": options.checkpointer.period,
         "checkpoints_kept": options.checkpointer.get("max_to_keep"),
-        "writers": training_log_writers(options.output_dir, options.max_iter) if comm.is_main_process() else (),
         "log_period": options.log_period,
         "seed": options.get("seed", -1),
         "precision": precision,
@@ -287,26 +281,16 @@ def parts_of(cfg: DictConfig) -> dict[str, Any]:
         "ddp": options.ddp,
         "keys": KEYS,
     }
+    return Trainer(**{**parts, **instead})
 
 
 def precision_of(cfg: DictConfig) -> torch.dtype | None:
-    """The precision of autocast, or None for float32.
-
-    Raises:
-        UserError: if the device does not have it.
-    """
-    amp = cfg.train.amp
-    if not amp.enabled:
-        return None
-    return autocast_precision(amp.get("precision", "float16"), cfg.train.device, key="train.amp.precision")
+    amp, key = cfg.train.amp, "train.amp.precision"
+    return autocast_precision(amp.get("precision", "float16"), cfg.train.device, key=key, is_enabled=amp.enabled)
 
 
 def evaluate_weights(cfg: DictConfig, *, resume: bool = False) -> Mapping[str, Any]:
-    """Evaluate the weights of `train.init_checkpoint`, or with `resume` the last checkpoint of `train.output_dir`.
-
-    Raises:
-        UserError: if there are no weights, or they do not fit the model.
-    """
+    """Evaluate `train.init_checkpoint` or, with `resume`, the last checkpoint of `train.output_dir`."""
     model = build_model(cfg)
     weights, output_dir = cfg.train.init_checkpoint, cfg.train.output_dir
     names = class_names(_test_names(cfg))

@@ -2,18 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from reprlib import repr as short_repr
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.safe_loading import load_pickle
 from ..data import class_names, register_coco_folder, require_files
-from ..errors import UserError, make_folder
-from ..evaluation import StrictJSONWriter
+from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -92,26 +89,13 @@ def _require_proposals(key: str, files: Sequence[str], names: Sequence[str]) -> 
             raise UserError(f"{key}: {file} is not read: {error}") from error
 
 
-def training_log_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
-    """Detectron2's default writers, but with strict JSON in metrics.json."""
-    make_folder(Path(output_dir))
-    return [
-        CommonMetricPrinter(max_iter),
-        StrictJSONWriter(str(Path(output_dir) / "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]
-
-
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
     """Set it for every architecture."""
     cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
 
 
 def require_device(device: str, num_processes: int) -> None:
-    """
-    Raises:
-        UserError: if the device, or as many of it as there are processes, is not there.
-    """
+    """Raise a UserError if the device, or as many of it as there are processes, is not there."""
     if device.startswith("cuda") and torch.cuda.device_count() < max(1, num_processes):
         raise UserError(
             f"MODEL.DEVICE is {device} and {max(1, num_processes)} of it are asked for, but this machine shows "

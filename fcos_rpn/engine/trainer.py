@@ -4,18 +4,20 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase, SimpleTrainer, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import FCOSCheckpointer
-from ..errors import UserError, is_death_of_a_worker
+from ..errors import UserError, is_death_of_a_worker, make_folder, require_one_of
+from ..evaluation import StrictJSONWriter
 from .divergence import DivergenceGuard
 from .replay import Replay, settings_of, warn_of_ignored
 
@@ -45,7 +47,7 @@ class Trainer(SimpleTrainer):
         eval_period: int = 0,
         checkpoint_period: int = 5000,
         checkpoints_kept: int | None = None,
-        writers: Sequence[EventWriter] = (),
+        writers: Sequence[EventWriter] | None = None,
         log_period: int = 20,
         seed: int = -1,
         precision: torch.dtype | None = None,
@@ -68,7 +70,8 @@ class Trainer(SimpleTrainer):
                 above 0, and at the end. None evaluates never.
             checkpoint_period: iterations from one checkpoint to the next.
             checkpoints_kept: how many of them are kept; None keeps all.
-            writers: of the training log, on the main process; they write every `log_period` iterations.
+            writers: of the training log, on the main process, every `log_period` iterations; None takes Detectron2's,
+                with strict JSON in metrics.json.
             seed: of all randomness; below 0 draws one.
             precision: of autocast, torch.float16 or torch.bfloat16; None trains in float32.
             max_skipped_in_a_row: steps whose loss is not finite that are skipped before the training stops.
@@ -110,6 +113,10 @@ class Trainer(SimpleTrainer):
             return self.results
 
         is_main = comm.is_main_process()
+        if writers is None and is_main:
+            make_folder(Path(output_dir))
+            log = StrictJSONWriter(str(Path(output_dir) / "metrics.json"))
+            writers = [CommonMetricPrinter(max_iter), log, TensorboardXWriter(output_dir)]
         self.register_hooks(
             [
                 self.guard,
@@ -121,7 +128,7 @@ class Trainer(SimpleTrainer):
                 if is_main
                 else None,
                 hooks.EvalHook(eval_period, evaluate_and_keep) if evaluate else None,
-                hooks.PeriodicWriter(list(writers), log_period) if is_main else None,
+                hooks.PeriodicWriter(list(writers or ()), log_period) if is_main else None,
             ]
         )
 
@@ -220,23 +227,17 @@ KEYS = ("lr", "warmup", "momentum", "weight_decay", "clipping", "seed", "weights
 
 
 def in_fast_layout(model: nn.Module, device: str) -> nn.Module:
-    """Lay weights out channels-last where that makes training faster; shapes and names stay.
-
-    That is on CPUs with AVX-512. With AVX2 the backward passes of convolutions and GN are slower in it, and so is the
-    whole step.
-    """
+    """Lay weights out channels-last on CPUs with AVX-512; with AVX2, convolutions and GN learn more slowly in it."""
     is_faster = device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
     return model.to(memory_format=torch.channels_last) if is_faster else model
 
 
 def require_divisible(key: str, batch_size: int, advice: str) -> None:
-    """
+    """Raise a UserError if a batch cannot be divided among the processes.
+
     Args:
         key: the batch size's config key.
         advice: what else to change with it.
-
-    Raises:
-        UserError: if a batch cannot be divided among the processes.
     """
     if batch_size % comm.get_world_size():
         raise UserError(
@@ -245,8 +246,11 @@ def require_divisible(key: str, batch_size: int, advice: str) -> None:
         )
 
 
-def autocast_precision(name: str, device: str, *, key: str) -> torch.dtype:
-    """The precision of this name, "float16" or "bfloat16".
+PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def autocast_precision(name: str, device: str, *, key: str, is_enabled: bool = True) -> torch.dtype | None:
+    """Return the precision of this name, or None for float32 if mixed precision is not enabled.
 
     Args:
         key: the config key that the name comes from.
@@ -254,9 +258,9 @@ def autocast_precision(name: str, device: str, *, key: str) -> torch.dtype:
     Raises:
         UserError: if there is no such precision, or the device does not have it.
     """
-    precisions = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    if name not in precisions:
-        raise UserError(f"{key} must be 'float16' or 'bfloat16', not {name!r}")
+    if not is_enabled:
+        return None
+    require_one_of(key, name, PRECISIONS)
     if device == "cpu" and name == "float16":
         raise UserError(f"{key} float16 needs a GPU; set it bfloat16 to train in mixed precision on the CPU")
-    return precisions[name]
+    return PRECISIONS[name]

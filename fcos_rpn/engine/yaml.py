@@ -29,7 +29,7 @@ from ..model_zoo import find_config
 from ..modeling.meta_arch import FCOS
 from ..modeling.tta import FCOSWithTTA
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
-from .setup import require_device, training_log_writers, use_datasets
+from .setup import require_device, use_datasets
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
 
 CLIP_TYPES = ("value", "norm", "full_model")
@@ -88,7 +88,8 @@ def build_trainer(cfg: CfgNode, **instead: Any) -> Trainer:
 
     Args:
         cfg: the whole config; its data sets are registered.
-        instead: arguments of `Trainer` that take the place of the config's.
+        instead: arguments of `Trainer` that take the place of the config's. The optimizer is built for a model that is
+            given here, and the schedule for an optimizer.
     """
     if (reference := cfg.SOLVER.REFERENCE_WORLD_SIZE) and cfg.SOLVER.IMS_PER_BATCH % reference:
         raise UserError(
@@ -97,15 +98,10 @@ def build_trainer(cfg: CfgNode, **instead: Any) -> Trainer:
         )
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     require_divisible("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, "SOLVER.BASE_LR")
-    return Trainer(**{**parts_of(cfg), **instead})
-
-
-def parts_of(cfg: CfgNode) -> dict[str, Any]:
-    """Build the arguments of `Trainer`."""
     precision = precision_of(cfg)
-    model = build_model(cfg)
-    optimizer = build_optimizer(cfg, model)
-    return {
+    model = instead["model"] if "model" in instead else build_model(cfg)
+    optimizer = instead.get("optimizer") or build_optimizer(cfg, model)
+    parts = {
         "model": model,
         "loader": build_train_loader(cfg),
         "optimizer": optimizer,
@@ -115,7 +111,6 @@ def parts_of(cfg: CfgNode) -> dict[str, Any]:
         "evaluate": functools.partial(evaluate, cfg),
         "eval_period": cfg.TEST.EVAL_PERIOD,
         "checkpoint_period": cfg.SOLVER.CHECKPOINT_PERIOD,
-        "writers": training_log_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER) if comm.is_main_process() else (),
         "seed": cfg.SEED,
         "precision": precision,
         "max_skipped_in_a_row": cfg.SOLVER.SKIP_NONFINITE_LOSSES,
@@ -123,6 +118,7 @@ def parts_of(cfg: CfgNode) -> dict[str, Any]:
         "before_evaluation": precise_bn(cfg, model),
         "keys": KEYS,
     }
+    return Trainer(**{**parts, **instead})
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -161,14 +157,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def precision_of(cfg: CfgNode) -> torch.dtype | None:
-    """The precision of autocast, or None for float32.
-
-    Raises:
-        UserError: if the device does not have it.
-    """
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    return autocast_precision(cfg.SOLVER.AMP.PRECISION, cfg.MODEL.DEVICE, key="SOLVER.AMP.PRECISION")
+    amp, key = cfg.SOLVER.AMP, "SOLVER.AMP.PRECISION"
+    return autocast_precision(amp.PRECISION, cfg.MODEL.DEVICE, key=key, is_enabled=amp.ENABLED)
 
 
 def precise_bn(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
@@ -210,14 +200,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> evaluation.FCOSEvaluator
 
 
 def evaluate_weights(cfg: CfgNode, *, resume: bool = False) -> Mapping[str, Any]:
-    """Evaluate the weights of `MODEL.WEIGHTS`; with `TEST.AUG.ENABLED` a second time with test-time augmentation.
+    """Evaluate `MODEL.WEIGHTS` or, with `resume`, the last checkpoint of `OUTPUT_DIR`; see `load_all_weights`.
 
-    Args:
-        cfg: the whole config; its data sets are registered.
-        resume: take the last checkpoint in `OUTPUT_DIR` instead, if there is one.
-
-    Raises:
-        UserError: if there are no weights, or they do not fit the model.
+    With `TEST.AUG.ENABLED` it is evaluated a second time, with test-time augmentation.
     """
     model = build_model(cfg)
     names = class_names(cfg.DATASETS.TEST)
@@ -231,8 +216,6 @@ def evaluate(
     """Evaluate a model on all of `DATASETS.TEST`; see `evaluate_model`.
 
     Args:
-        cfg: the whole config; its data sets are registered.
-        model: with the weights to evaluate.
         with_tta: a second time with test-time augmentation. Its tasks end in `_TTA`; its files are in `OUTPUT_DIR/TTA`.
         show_progress: draw a bar.
     """

@@ -1,16 +1,15 @@
-"""tools/analyze_assignment.py within this process."""
+"""`fcos-rpn analyze` within this process."""
 
 import json
 from pathlib import Path
 
 import pytest
 import yaml
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from fcos_rpn import UserError, add_fcos_config
+from fcos_rpn import UserError
 from fcos_rpn.commands import analyze_assignment as tool
-from fcos_rpn.config import merge_file
+from fcos_rpn.config import read_config
 from tests.tiny import tiny_config, write_coco_folder
 
 pytestmark = pytest.mark.usefixtures("detectron2_restored")
@@ -20,8 +19,7 @@ pytestmark = pytest.mark.usefixtures("detectron2_restored")
 def folder(tmp_path) -> Path:
     """Holds a config and a data set."""
     write_coco_folder(tmp_path / "coco", num_images=6)
-    cfg = tiny_config()
-    (tmp_path / "tiny.yaml").write_text(cfg.dump())
+    (tmp_path / "tiny.yaml").write_text(tiny_config().dump())
     return tmp_path
 
 
@@ -63,34 +61,29 @@ def test_suggested_config_builds_and_is_relative(folder, capsys):
     assert found["suggested"]["unlearned"] < found["unlearned"]
     assert f"{found['unlearned']:.2f} before, {found['suggested']['unlearned']:.2f} now" in text
 
-    cfg = get_cfg()
-    add_fcos_config(cfg)
-    merge_file(cfg, folder / "new" / "mine.yaml")
-    model = build_model(cfg)
+    model = build_model(read_config(folder / "new" / "mine.yaml"))
     assert model.core.assigner.ranges[0][1] == written["MODEL"]["FCOS"]["SIZES_OF_INTEREST"][0]
 
 
 def test_nothing_to_suggest(folder, capsys):
     """No box overlaps another, and all are large."""
     _, json_file = write_coco_folder(folder / "one", boxes_per_image=1)
-    arguments = "--config-file", folder / "tiny.yaml", "--annotations", json_file
-    run(*arguments, "--suggest", folder / "mine.yaml", "INPUT.MIN_SIZE_TEST", "256")
+    run(*given(folder), "--annotations", json_file, "--suggest", folder / "mine.yaml", "INPUT.MIN_SIZE_TEST", "256")
     assert "Nothing that was tried is worth a change" in capsys.readouterr().out
     assert not (folder / "mine.yaml").exists()
 
 
 def test_a_suggestion_does_not_overwrite_the_config_that_it_builds_on(folder):
     before = (folder / "tiny.yaml").read_text()
-    arguments = "--config-file", folder / "tiny.yaml", "--annotations", folder / "coco" / "instances.json"
     with pytest.raises(UserError, match="name another file"):
-        run(*arguments, "--suggest", folder / "tiny.yaml")
+        run(*given(folder), "--suggest", folder / "tiny.yaml")
     assert (folder / "tiny.yaml").read_text() == before
 
 
 def test_mistakes(folder):
     with pytest.raises(UserError, match=r"no config file nowhere\.yaml"):
-        run("--config-file", "nowhere.yaml", "--annotations", folder / "coco" / "instances.json")
+        run(*given(folder), "--config-file", "nowhere.yaml")
     with pytest.raises(UserError, match="cannot be read"):
-        run("--config-file", folder / "tiny.yaml", "--annotations", folder / "nowhere.json")
+        run(*given(folder), "--annotations", folder / "nowhere.json")
     with pytest.raises(UserError, match="cannot be written"):
         run(*given(folder), "--output", folder / "tiny.yaml" / "out.json")

@@ -1,4 +1,4 @@
-"""tools/analyze_detections.py as a user runs it, within this process."""
+"""`fcos-rpn analyze-detections` within this process."""
 
 import json
 
@@ -97,5 +97,3 @@ def test_mistakes(run, model, capsys):
     assert "titles must differ" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"no file .*gone\.pth"):
         run(*first, "--model", "other", first[2], "gone.pth")
-    with pytest.raises(UserError, match=r"no config key MODEL\.FCSO"):
-        run(*first, "MODEL.FCSO", "1")

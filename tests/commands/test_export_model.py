@@ -1,4 +1,4 @@
-"""tools/export_model.py within this process."""
+"""`fcos-rpn export` within this process."""
 
 import importlib.util
 import json
@@ -66,11 +66,8 @@ def test_exports_the_first_stage_of_an_rcnn(folder):
     [
         (["--format", "onnx", "--size", "100", "200"], r"--size 100 200: height and width must be 129 or more"),
         (["--format", "onnx", "--proposals", "5"], r"--proposals 5: FCOS gives no proposals\. .*DETECTIONS_PER_IMAGE"),
-        (["--format", "onnx", "MODEL.FCOS.NUM_CLASSES", "3"], r"mine\.pth: the checkpoint was trained on other"),
         (["--format", "onnx", "--weights", "nothing.pth"], r"there is no file nothing\.pth"),
         (["--format", "onnx", "--output", "mine.pth/a.onnx"], r"mine\.pth/a\.onnx: cannot be written"),
-        (["--format", "onnx", "--output", "."], r"^\.: cannot be written \(Is a directory\)"),
-        (["--format", "onnx", "MODEL.META_ARCHITECTURE", "RCNN"], r"MODEL\.META_ARCHITECTURE: there is no 'RCNN'"),
         (
             ["--format", "onnx", "--proposals", "0", "MODEL.META_ARCHITECTURE", "ProposalNetwork"],
             "--proposals must be 1 or more, not 0",

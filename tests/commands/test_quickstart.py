@@ -10,10 +10,9 @@ from fcos_rpn.config import read_config
 from fcos_rpn.data.digits.folder import generate_digits
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """The quick start's configs, cut down to two iterations of two images."""
-    whole_config = model_zoo.get_config
+def test_the_whole_job_and_that_it_is_not_done_twice(tmp_path, monkeypatch):
+    """With configs cut down to two iterations of two images."""
+    short, whole_config = quickstart, model_zoo.get_config
 
     def get_config(name):
         cfg = whole_config(name)
@@ -21,11 +20,7 @@ def short(monkeypatch):
         cfg.DATALOADER.NUM_WORKERS = 0
         return cfg
 
-    monkeypatch.setattr(quickstart.model_zoo, "get_config", get_config)
-    return quickstart
-
-
-def test_the_whole_job_and_that_it_is_not_done_twice(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(short.model_zoo, "get_config", get_config)
     digits = generate_digits(tmp_path / "digits", num_train=4, num_val=2)
     weights = short.imagenet_weights(tmp_path / "mobilenet_v2.pth")
 
@@ -51,7 +46,7 @@ def test_the_whole_job_and_that_it_is_not_done_twice(short, tmp_path, monkeypatc
         "Faster R-CNN + FCOSRPN",
     ]
 
-    monkeypatch.setattr(short.QuickstartTrainer, "train", lambda trainer: pytest.fail("trained again"))
+    monkeypatch.setattr("fcos_rpn.engine.trainer.Trainer.train", lambda trainer: pytest.fail("trained again"))
     assert [again.results for again in both()] == [one_stage.results, two_stage.results]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from dev.experiment import Experiment, System
+from dev.experiment.system import Experiment, System
 from tests.tiny import write_coco_folder
 
 

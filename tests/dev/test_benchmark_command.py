@@ -5,16 +5,14 @@ import json
 import pytest
 import torch
 
-from dev.benchmark import Subject, growth, losses
 from dev.benchmark import __main__ as benchmark
+from dev.benchmark import losses
 from fcos_rpn import UserError
 
 
 @pytest.fixture(autouse=True)
 def small_and_restored(monkeypatch):
     monkeypatch.setattr(losses, "QUICK_SIZE", (64, 96))
-    monkeypatch.setattr(growth, "QUICK_VALUES", {"batch": [1, 2]})
-    monkeypatch.setattr(growth, "STEPS", {"convolution": growth.convolution})
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     yield
@@ -37,14 +35,8 @@ def test_one_subject(tmp_path, capsys):
     assert ours["peak_mib"] > 0
 
 
-def test_growth_is_plotted(tmp_path, capsys):
-    run("growth", "--quick", "--output", tmp_path)
-    assert "slope of time, memory" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth.png", "growth.svg"}
-
-
 def test_all_are_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "SUBJECTS", dict.fromkeys(["one", "two"], Subject("about", losses.comparisons)))
+    monkeypatch.setattr(benchmark, "SUBJECTS", dict.fromkeys(["one", "two"], ("about", losses.comparisons)))
     run("all", "--quick", "--output", tmp_path)
     names = {f"{subject}.{kind}" for subject in ("one", "two") for kind in ("json", "png", "svg")}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -55,7 +47,7 @@ def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
         yield next(losses.comparisons(setup))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "SUBJECTS", {"loss": Subject("about", stopped)})
+    monkeypatch.setattr(benchmark, "SUBJECTS", {"loss": ("about", stopped)})
     with pytest.raises(KeyboardInterrupt):
         run("loss", "--quick", "--output", tmp_path)
     assert json.loads((tmp_path / "loss.json").read_text())["rows"]

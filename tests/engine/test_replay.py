@@ -41,13 +41,6 @@ def test_a_run_that_starts_later_goes_on_with_the_batches_and_what_is_drawn():
     assert [step[0] for step in other_seed] != [step[0] for step in whole]
 
 
-def test_a_trainer_can_go_back_to_an_earlier_iteration():
-    trainer = Drawing()
-    trainer.train(0, 4)
-    trainer.train(1, 3)
-    assert trainer.steps[4:] == trainer.steps[1:3]
-
-
 def test_processes_draw_differently(monkeypatch):
     first = steps(0, 2)
     monkeypatch.setattr("fcos_rpn.engine.replay.comm.get_rank", lambda: 1)

@@ -1,6 +1,4 @@
-import json
 import logging
-import operator
 import pickle
 from pathlib import Path
 
@@ -10,35 +8,29 @@ import torch
 from detectron2.config import CfgNode
 
 from fcos_rpn import UserError
-from fcos_rpn.config import PARTS
 from fcos_rpn.engine.setup import require_device, use_datasets
-from fcos_rpn.engine.yaml import build_model
-from tests.tiny import tiny_config, write_coco_folder
+from tests.tiny import tiny_config
 from tests.traps import Trap
 
 
-@pytest.fixture
-def coco_folder(tmp_path, detectron2_restored) -> tuple[str, str]:
-    return write_coco_folder(tmp_path / "coco")
-
-
-def test_classes_and_names_come_from_the_json(tmp_path, coco_folder):
-    images, json_file = coco_folder
-    three = json.loads(Path(json_file).read_text())
-    three["categories"].append({"id": 9, "name": "green"})
-    (tmp_path / "three.json").write_text(json.dumps(three))
-    for file, num_classes in ((json_file, 2), (str(tmp_path / "three.json"), 3)):
+def test_classes_are_those_of_the_data_and_an_overruled_number_is_said(coco_folder, caplog):
+    logging.getLogger("fcos_rpn.engine.setup").addHandler(caplog.handler)
+    for num_classes in (80, 2, 5):  # the default, the data's own, another one
         cfg = tiny_config()
-        cfg.MODEL.FCOS.NUM_CLASSES = 80
-        cfg.DATASETS.TRAIN_FOLDERS = [[images, file]]
+        cfg.MODEL.FCOS.NUM_CLASSES = num_classes
+        cfg.DATASETS.TRAIN_FOLDERS = [coco_folder]
         use_datasets(cfg)
-        assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == num_classes
+        assert cfg.MODEL.FCOS.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()} == {
+        "NUM_CLASSES 5 of the config is replaced by 2, the number of the data sets' classes"
+    }
 
 
 def test_folders_to_train_on_without_any_to_test_on_mean_no_evaluation(coco_folder):
     cfg = tiny_config()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ("coco_2017_val",)
-    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TRAIN_FOLDERS = [coco_folder]
     use_datasets(cfg)
     assert "coco_2017_train" not in cfg.DATASETS.TRAIN
     assert cfg.DATASETS.TEST == ()
@@ -48,7 +40,7 @@ def test_evaluation_does_not_need_the_training_data(tmp_path, coco_folder):
     cfg = tiny_config()
     cfg.DATASETS.TRAIN = ("coco_2017_train",)  # is not on this machine, or does not matter
     cfg.DATASETS.TRAIN_FOLDERS = [[str(tmp_path / "gone"), str(tmp_path / "gone.json")]]
-    cfg.DATASETS.TEST_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TEST_FOLDERS = [coco_folder]
     cfg.MODEL.FCOS.NUM_CLASSES = 80
     use_datasets(cfg, is_training=False)
     assert len(cfg.DATASETS.TEST) == 1
@@ -59,7 +51,7 @@ def test_training_and_test_data_have_the_same_classes(tmp_path, coco_folder):
     other_json = tmp_path / "other.json"
     other_json.write_text(Path(coco_folder[1]).read_text().replace('"blue"', '"green"'))
     cfg = tiny_config()
-    cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
+    cfg.DATASETS.TRAIN_FOLDERS = [coco_folder]
     cfg.DATASETS.TEST_FOLDERS = [[coco_folder[0], str(other_json)]]
     with pytest.raises(UserError, match=r"different classes: only .* has blue; only .* has green"):
         use_datasets(cfg)
@@ -78,10 +70,10 @@ def test_folders_are_pairs():
         use_datasets(cfg)
 
 
-def with_proposals(part: str, folder: tuple[str, str], *files: Path) -> CfgNode:
+def with_proposals(part: str, folder: list[str], *files: Path) -> CfgNode:
     cfg = tiny_config()
     cfg.MODEL.LOAD_PROPOSALS = True
-    cfg.DATASETS[f"{part}_FOLDERS"] = [list(folder)]
+    cfg.DATASETS[f"{part}_FOLDERS"] = [folder]
     cfg.DATASETS[f"PROPOSAL_FILES_{part}"] = tuple(map(str, files))
     return cfg
 
@@ -116,49 +108,13 @@ def test_registered_data_set_without_files_is_named(monkeypatch, tmp_path):
         use_datasets(cfg)
 
 
-@pytest.mark.parametrize(
-    ("device", "num_processes", "num_gpus"),
-    [("cpu", 0, 0), ("cpu", 2, 0), ("cuda", 0, 1), ("cuda", 2, 2), ("cuda:0", 1, 1)],
-)
-def test_device_that_is_there(monkeypatch, device, num_processes, num_gpus):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
-    require_device(device, num_processes)
-
-
-@pytest.mark.parametrize(
-    ("device", "num_processes", "num_gpus", "expected"),
-    [
-        ("cuda", 0, 0, "MODEL.DEVICE is cuda and 1 of it are asked for, but this machine shows 0."),
-        ("cuda", 1, 0, "MODEL.DEVICE is cuda and 1 of it are asked for, but this machine shows 0."),
-        ("cuda:0", 4, 2, "MODEL.DEVICE is cuda:0 and 4 of it are asked for, but this machine shows 2."),
-    ],
-)
-def test_device_that_is_missing(monkeypatch, device, num_processes, num_gpus, expected):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
-    with pytest.raises(UserError) as error:
+def test_devices_that_are_missing(monkeypatch):
+    for device, num_processes, num_gpus in (("cpu", 2, 0), ("cuda", 0, 1), ("cuda:0", 2, 2)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda num_gpus=num_gpus: num_gpus)
         require_device(device, num_processes)
-    assert str(error.value).startswith(expected)
-    assert "--num-gpus 0" in str(error.value)
-
-
-@pytest.mark.parametrize("key", PARTS)
-def test_parts_that_nobody_registered_are_named(key):
-    cfg = tiny_config()
-    group, name = key.rsplit(".", 1)
-    setattr(operator.attrgetter(group)(cfg), name, "Mine")
-    with pytest.raises(UserError, match=rf"^{key}: there is no 'Mine'; registered are \w+"):
-        build_model(cfg)
-
-
-def test_a_number_of_classes_that_the_data_overrule_is_said(coco_folder, caplog):
-    logging.getLogger("fcos_rpn.engine.setup").addHandler(caplog.handler)
-    for num_classes in (80, 2, 5):  # the default, the data's own, another one
-        cfg = tiny_config()
-        cfg.MODEL.FCOS.NUM_CLASSES = num_classes
-        cfg.DATASETS.TRAIN_FOLDERS = [list(coco_folder)]
-        use_datasets(cfg)
-        assert cfg.MODEL.FCOS.NUM_CLASSES == 2
-    logging.getLogger("fcos_rpn.engine.setup").removeHandler(caplog.handler)
-    assert {record.getMessage() for record in caplog.records if "NUM_CLASSES" in record.getMessage()} == {
-        "NUM_CLASSES 5 of the config is replaced by 2, the number of the data sets' classes"
-    }
+    message = r"MODEL.DEVICE is cuda:0 and 4 of it are asked for, but this machine shows 2\. .*--num-gpus 0"
+    with pytest.raises(UserError, match=message):
+        require_device("cuda:0", 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="cuda and 1 of it"):
+        require_device("cuda", 0)

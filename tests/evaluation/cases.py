@@ -78,7 +78,7 @@ def random_detections(seed):
         points = [(x + rng.random() * width, y + rng.random() * height, rng.randrange(3)) for _ in range(NUM_KEYPOINTS)]
         return [value for point in points for value in point] if rng.random() < 0.8 else [0] * (3 * NUM_KEYPOINTS)
 
-    images = [{"id": image_id, "height": 200, "width": 200, "file_name": ""} for image_id in (5, 3, 9, 1, 2, 8, 4)]
+    images = [{"id": image_id, "height": 200, "width": 200, "file_name": ""} for image_id in (5, 3, 9, 1, 2, 8, 14)]
     annotations = []
     detections = []
     for image in images:

@@ -2,7 +2,6 @@ import torch
 
 from dev.benchmark import assignment
 from dev.benchmark.inputs import FCOS_STRIDES, ground_truth, locations_of
-from dev.benchmark.measuring import Setup
 
 CPU = torch.device("cpu")
 SIZE = (192, 256)
@@ -27,15 +26,3 @@ def test_the_rpn_matches_three_anchors_a_cell_on_p2_to_p6():
     # 192 x 256 pixels: 48 x 64, 24 x 32, 12 x 16, 6 x 8 and 3 x 4 cells
     assert len(labels) == 3 * (3072 + 768 + 192 + 48 + 12)
     assert (labels >= 0).sum() == 256
-
-
-def test_every_setting_is_compared(monkeypatch):
-    monkeypatch.setattr(assignment, "QUICK_SIZE", SIZE)
-    found = [(comparison.setting, set(comparison.cases)) for comparison in assignment.comparisons(Setup(is_quick=True))]
-    fcos = {"fcos_rpn", "detectron2", "torchvision"}
-    assert found == [
-        ({"radius": "1.5", "batch": 2, "boxes": 7}, fcos | {"rpn"}),
-        ({"radius": "1.5", "batch": 2, "boxes": 50}, fcos | {"rpn"}),
-        ({"radius": "0", "batch": 2, "boxes": 7}, fcos),
-        ({"radius": "0", "batch": 2, "boxes": 50}, fcos),
-    ]

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from dev.benchmark import Comparison, Measurement, Report, Setup, growth_table, plot_growth, plot_times
-from dev.benchmark.report import slope
+from dev.benchmark.measuring import Comparison, Measurement, Setup
+from dev.benchmark.report import Report, growth_table, plot_growth, plot_times, slope
 
 
 def nothing():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.experiment import split
+from dev.experiment.fold import split
 from fcos_rpn import UserError
 from tests.tiny import write_coco_folder
 

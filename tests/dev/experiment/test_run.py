@@ -1,15 +1,14 @@
 import contextlib
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from dev.experiment import System, best_rate, run
+from dev.experiment import run as run_module
+from dev.experiment.run import best_rate, run
+from dev.experiment.system import System
 from fcos_rpn import UserError
 from fcos_rpn.engine.divergence import TrainingDiverged
-
-run_module = import_module("dev.experiment.run")  # the package shows the function under this name
 
 
 def test_the_rate_with_the_best_figure_on_the_fold_is_taken(make_experiment, monkeypatch):

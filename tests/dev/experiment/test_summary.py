@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from dev.experiment import by_system, mean_and_spread, read_results
-from dev.experiment.summary import figures_by_iteration
+from dev.experiment.summary import by_system, figures_by_iteration, mean_and_spread, read_results
 from fcos_rpn import UserError
 
 

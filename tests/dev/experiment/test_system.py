@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from dev.experiment import System, add_experiment_arguments, experiment_from
+from dev.experiment.system import System, add_experiment_arguments, experiment_from
 from fcos_rpn import UserError
 
 

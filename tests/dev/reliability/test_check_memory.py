@@ -3,7 +3,6 @@
 import json
 import mmap
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -39,21 +38,6 @@ for count in range(1, 41):
             print(json.dumps({"iteration": count - 1}), file=file)
         open(f"{output}/last_checkpoint", "w").close()
 os.kill(worker, 9)
-"""
-
-WRITES_TO_WHAT_IS_SHARED = """
-import os, sys, time
-held = bytearray(b"x") * (64 << 20)
-child = os.fork()
-if child == 0:
-    time.sleep(60)
-    os._exit(0)
-print(child, flush=True)
-sys.stdin.readline()
-held[::4096] = held[::4096].upper()
-print("written", flush=True)
-sys.stdin.readline()
-os.kill(child, 9)
 """
 
 ONE_MESSAGE = "'a line\\nerror: a worker has died'"
@@ -117,20 +101,6 @@ def test_files_that_are_mapped_do_not_count(tmp_path):
     np.frombuffer(held, dtype=np.uint8)[:] = 1
     assert tool.memory_of(os.getpid()) - before == pytest.approx(64, abs=16)
     assert len(held) == len(mapped)
-
-
-def test_pages_that_are_no_longer_shared_are_no_growth():
-    command = [sys.executable, "-c", WRITES_TO_WHAT_IS_SHARED]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        pids = parent.pid, int(parent.stdout.readline())
-        before = sum(map(tool.memory_of, pids))
-        parent.stdin.write("\n")
-        parent.stdin.flush()
-        assert parent.stdout.readline() == "written\n"
-        assert sum(map(tool.memory_of, pids)) == pytest.approx(before, abs=16)
-        assert before > 2 * 64
 
 
 def test_a_growth_worked_out_by_hand():
