@@ -1,6 +1,7 @@
 """The paper in plain Python loops: slow, obvious, and the oracle of the fast code."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 Box = Sequence[float]
@@ -45,6 +46,22 @@ def assign(points, boxes: Sequence[Box], sizes_of_interest, radius):
                 best, best_area = m, area
         matched.append(best)
     return matched
+
+
+def assignment_figures(images, sizes_of_interest, radius):
+    """Of images as (points, boxes, classes): the positives of each box and on each level, and how many positives are
+    ambiguous, and ambiguous across classes."""
+    per_box, per_level, num_ambiguous, num_across_classes = [], Counter(), 0, 0
+    for points, boxes, classes in images:
+        matched = assign(points, boxes, sizes_of_interest, radius)
+        per_box += [matched.count(m) for m in range(len(boxes))]
+        per_level.update(points[r][3] for r, m in enumerate(matched) if m >= 0)
+        pairs = candidates(points, boxes, sizes_of_interest, radius)
+        for r in range(len(points)):
+            rivals = [classes[m] for m in range(len(boxes)) if (r, m) in pairs]
+            num_ambiguous += len(rivals) > 1
+            num_across_classes += len(set(rivals)) > 1
+    return per_box, per_level, num_ambiguous, num_across_classes
 
 
 def iou(a: Box, b: Box):

@@ -23,8 +23,8 @@ IMAGE_SIZES = ((96, 64), (64, 96), (80, 80))
 def tiny_config(meta_architecture: str = "FCOS", proposal_generator: str = "FCOSRPN") -> CfgNode:
     """Two classes on the CPU: FCOS, or another architecture with FCOSRPN or RPN on P3-P7 and RoI heads on P2-P5.
 
-    The backbone is a random ShuffleNet. The pyramid has 64 channels, since on the 1 x 1 map of a single image the 32
-    groups of GN need more than one channel each.
+    The backbone is a random ShuffleNet, or where a test names another one, a ResNet-18 or timm's smallest. The pyramid
+    has 64 channels, since on the 1 x 1 map of a single image the 32 groups of GN need more than one channel each.
     """
     is_one_stage = meta_architecture == "FCOS"
     cfg = get_cfg()
@@ -34,6 +34,9 @@ def tiny_config(meta_architecture: str = "FCOS", proposal_generator: str = "FCOS
     cfg.MODEL.BACKBONE.NAME = "build_torchvision_fpn_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.TORCHVISION.NAME = "shufflenet_v2_x0_5"
+    cfg.MODEL.TIMM.NAME = "test_resnet"
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.NORM = 18, 64, "GN"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"] if is_one_stage else ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 64
     cfg.MODEL.FCOS.NUM_CLASSES = len(CATEGORIES)

@@ -1,9 +1,7 @@
 """Tables of one analysis, or of several side by side."""
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import torch
 from tabulate import tabulate
@@ -22,31 +20,38 @@ MAX_IDS = 10
 
 def figures_table(analyses: Mapping[str, Analysis]) -> str:
     """Format analyses by column title, with a row for each figure."""
-    columns = list(analyses.values())
-    rows = [
-        _row("images", columns, lambda a: f"{a.num_images:,}"),
-        _row("boxes", columns, lambda a: f"{a.num_boxes:,}"),
-        _row("best possible recall, %", columns, lambda a: f"{a.best_possible_recall:.2f}"),
-        *(
-            _row(f"- low-quality matches: {rule}", columns, partial(_recall_under, rule))
-            for rule in dict.fromkeys(itertools.chain(*(a.best_possible_recall_by_rule for a in columns)))
-        ),
-        _row("boxes that nothing learns", columns, lambda a: f"{len(a.unlearned_boxes):,} ({a.unlearned:.2f} %)"),
-        _row("ambiguous positives, %", columns, lambda a: f"{a.ambiguous:.2f}"),
-        _row("- across classes, %", columns, lambda a: f"{a.ambiguous_across_classes:.2f}"),
-        _row("positives", columns, lambda a: f"{a.num_positives:,}"),
-        *(
-            _row(f"- on {level}", columns, partial(_positives_on, level))
-            for level in sorted(set().union(*(a.positives_per_level for a in columns)))
-        ),
-        *(
-            _row(f"boxes of {_bin_name(POSITIVES, i)} positives", columns, partial(_share_of_bin, i))
-            for i in range(len(POSITIVES))
-        ),
-        _row(f"{_sample_name(columns[0])} an image", columns, lambda a: _per_image(a.samples_per_image)),
-        _row("output variables an image", columns, lambda a: _per_image(a.outputs_per_image)),
-    ]
+    rules = dict.fromkeys(itertools.chain(*(a.best_possible_recall_by_rule for a in analyses.values())))
+    levels = sorted(set().union(*(a.positives_per_level for a in analyses.values())))
+    columns = [_figures(analysis, list(rules), levels) for analysis in analyses.values()]
+    rows = [[title, *(column[title] for column in columns)] for title in columns[0]]
     return tabulate(rows, headers=["", *analyses], stralign="right", colalign=("left",), disable_numparse=True)
+
+
+def _figures(analysis: Analysis, rules: Sequence[str], levels: Sequence[str]) -> dict[str, str]:
+    """Format each figure of an analysis by title; "" for rules and levels that it does not have."""
+    recalls, positives = analysis.best_possible_recall_by_rule, analysis.positives_per_level
+    return {
+        "images": f"{analysis.num_images:,}",
+        "boxes": f"{analysis.num_boxes:,}",
+        "best possible recall, %": f"{analysis.best_possible_recall:.2f}",
+        **{f"- low-quality matches: {rule}": f"{recalls[rule]:.2f}" if rule in recalls else "" for rule in rules},
+        "boxes that nothing learns": f"{len(analysis.unlearned_boxes):,} ({analysis.unlearned:.2f} %)",
+        "ambiguous positives, %": f"{analysis.ambiguous:.2f}",
+        "- across classes, %": f"{analysis.ambiguous_across_classes:.2f}",
+        "positives": f"{analysis.num_positives:,}",
+        **{
+            f"- on {level}": f"{positives[level]:,} ({percent(positives[level], analysis.num_positives):.1f} %)"
+            if level in positives
+            else ""
+            for level in levels
+        },
+        **{
+            f"boxes of {_bin_name(low, high)} positives": f"{_share_of_bin(analysis, low, high):.2f} %"
+            for low, high in itertools.pairwise((*POSITIVES, None))
+        },
+        f"{'anchors' if rules else 'locations'} an image": _per_image(analysis.samples_per_image),
+        "output variables an image": _per_image(analysis.outputs_per_image),
+    }
 
 
 def unlearned_table(analyses: Mapping[str, Analysis]) -> str:
@@ -74,36 +79,16 @@ def unlearned_ids(analysis: Analysis) -> str:
     return f"Unlearned annotations (input pixels): {shown}" + (", ..." if len(boxes) > MAX_IDS else "")
 
 
-def _sample_name(analysis: Analysis) -> str:
-    return "anchors" if analysis.best_possible_recall_by_rule else "locations"
-
-
-def _row(title: str, columns: Sequence[Analysis], cell: Callable[[Analysis], str]) -> list[str]:
-    return [title, *map(cell, columns)]
-
-
-def _bin_name(lower_ends: Sequence[int], index: int) -> str:
-    """Name a bin of whole numbers: "0", "2-3", "64 or more"."""
-    low = lower_ends[index]
-    if index + 1 == len(lower_ends):
+def _bin_name(low: int, high: int | None) -> str:
+    """Name a bin of whole numbers below `high`: "0", "2-3", "64 or more"."""
+    if high is None:
         return f"{low} or more"
-    return f"{low}" if lower_ends[index + 1] == low + 1 else f"{low}-{lower_ends[index + 1] - 1}"
+    return f"{low}" if high == low + 1 else f"{low}-{high - 1}"
 
 
-def _share_of_bin(index: int, analysis: Analysis) -> str:
-    upper = [*POSITIVES[1:], math.inf][index]
-    number = sum(boxes for n, boxes in analysis.positives_per_box.items() if POSITIVES[index] <= n < upper)
-    return f"{percent(number, analysis.num_boxes):.2f} %"
-
-
-def _recall_under(rule: str, analysis: Analysis) -> str:
-    recall = analysis.best_possible_recall_by_rule.get(rule)
-    return "" if recall is None else f"{recall:.2f}"
-
-
-def _positives_on(level: str, analysis: Analysis) -> str:
-    number = analysis.positives_per_level.get(level)
-    return "" if number is None else f"{number:,} ({percent(number, analysis.num_positives):.1f} %)"
+def _share_of_bin(analysis: Analysis, low: int, high: int | None) -> float:
+    in_bin = [boxes for n, boxes in analysis.positives_per_box.items() if low <= n and (high is None or n < high)]
+    return percent(sum(in_bin), analysis.num_boxes)
 
 
 def _per_image(numbers: PerImage) -> str:

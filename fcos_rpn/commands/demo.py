@@ -27,7 +27,7 @@ from ..errors import UserError, make_folder
 from ..evaluation import write_results
 from ..model_zoo import find_config
 from ..predictor import Predictor, read_rgb
-from ..visualization import draw_best_proposals, draw_centerness, draw_detections
+from ..visualization import draw_centerness, draw_detections, draw_proposals
 from .arguments import add_class_name_arguments, command_parser, given_class_names
 
 WHEN_STOPPED = "stopped; what was found until then is written"
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     report.add(image_id, file, found)
             if args.proposals:
                 proposals = predictor.proposals(image, limit=args.proposals)
-                save(draw_best_proposals(image, proposals), args.output / f"{name}_proposals.png")
+                picture = draw_proposals(image, proposals, None, limit=args.proposals)
+                save(picture, args.output / f"{name}_proposals.png")
             if args.centerness:
                 save(draw_centerness(*predictor.dense_predictions(image)), args.output / f"{name}_centerness.png")
     finally:  # also of those before an interruption

@@ -9,7 +9,6 @@ sheet          the panels that pictures are drawn on
 from .dataset_plots import draw_annotations, plot_boxes, tile
 from .draw import (
     draw_assignment,
-    draw_best_proposals,
     draw_centerness,
     draw_detections,
     draw_proposals,
@@ -20,7 +19,6 @@ from .plots import plot_precision_recall, plot_proposal_limits, plot_recall, plo
 __all__ = [
     "draw_annotations",
     "draw_assignment",
-    "draw_best_proposals",
     "draw_centerness",
     "draw_detections",
     "draw_proposals",

@@ -83,8 +83,10 @@ def draw_detections(
     return sheet.render()
 
 
-def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances, *, limit: int = 100) -> Picture:
-    """Draw ground truth on the left and proposals on the right, colored by the best IoU with the other side.
+def draw_proposals(
+    image: Picture, proposals: Instances, ground_truth: Instances | None, *, limit: int = 100
+) -> Picture:
+    """Draw proposals, and ground truth, if given, on their left; both colored by the best IoU with the other side.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -92,37 +94,27 @@ def draw_proposals(image: Picture, proposals: Instances, ground_truth: Instances
         ground_truth: M with `gt_boxes`.
         limit: how many proposals to draw, best first.
     """
-    proposals, gt_boxes = proposals.to("cpu"), ground_truth.gt_boxes.to("cpu")
+    proposals = proposals.to("cpu")
     best_first = proposals.objectness_logits.argsort(descending=True)
     proposals = proposals[best_first[:limit].flip(0)]  # what comes later is drawn on top
-    # The padding gives an IoU of 0 where the other side is empty.
-    iou = F.pad(pairwise_iou(gt_boxes, proposals.proposal_boxes), (0, 1, 0, 1))  # (M + 1, K + 1)
-    gt_iou, proposal_iou = iou[:-1].amax(dim=1).tolist(), iou[:, :-1].amax(dim=0).tolist()
-
-    sheet = Sheet(image, num_panels=2)
-    panel = sheet.add_panel("Ground truth", _count_boxes(gt_iou), is_muted=True)
-    _add_match_legend(sheet, panel, gt_iou)
-    labels = [f"{math.floor(100 * value) / 100:.2f}" for value in gt_iou]  # 0.699 is not yet 0.70
-    draw_boxes(panel, gt_boxes.tensor, _match_colors(gt_iou), labels)
-    panel = sheet.add_panel("Proposals", f"best {len(proposals)}", is_muted=True)
-    _add_match_legend(sheet, panel, proposal_iou)
     alphas = 0.25 + 0.75 * proposals.objectness_logits.sigmoid()
-    draw_boxes(panel, proposals.proposal_boxes.tensor, _match_colors(proposal_iou), alphas=alphas.tolist())
-    return sheet.render()
-
-
-def draw_best_proposals(image: Picture, proposals: Instances) -> Picture:
-    """Draw proposals without ground truth: the best on top, less objectness fainter.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        proposals: K with `proposal_boxes` and `objectness_logits`, best first.
-    """
-    boxes = proposals.proposal_boxes.tensor.flip(0)
-    alphas = 0.25 + 0.75 * proposals.objectness_logits.flip(0).sigmoid()
-    sheet = Sheet(image, num_panels=1)
-    panel = sheet.add_panel("Proposals", f"best {len(proposals)}", is_muted=True)
-    draw_boxes(panel, boxes, [PALETTE[2]] * len(boxes), alphas=alphas.tolist())
+    count = f"best {len(proposals)}"
+    if ground_truth is None:
+        sheet = Sheet(image, num_panels=1)
+        panel, colors = sheet.add_panel("Proposals", count, is_muted=True), [PALETTE[2]] * len(proposals)
+    else:
+        gt_boxes = ground_truth.gt_boxes.to("cpu")
+        # The padding gives an IoU of 0 where the other side is empty.
+        iou = F.pad(pairwise_iou(gt_boxes, proposals.proposal_boxes), (0, 1, 0, 1))  # (M + 1, K + 1)
+        gt_iou, proposal_iou = iou[:-1].amax(dim=1).tolist(), iou[:, :-1].amax(dim=0).tolist()
+        sheet = Sheet(image, num_panels=2)
+        panel = sheet.add_panel("Ground truth", _count_boxes(gt_iou), is_muted=True)
+        _add_match_legend(sheet, panel, gt_iou)
+        labels = [f"{math.floor(100 * value) / 100:.2f}" for value in gt_iou]  # 0.699 is not yet 0.70
+        draw_boxes(panel, gt_boxes.tensor, _match_colors(gt_iou), labels)
+        panel, colors = sheet.add_panel("Proposals", count, is_muted=True), _match_colors(proposal_iou)
+        _add_match_legend(sheet, panel, proposal_iou)
+    draw_boxes(panel, proposals.proposal_boxes.tensor, colors, alphas=alphas.tolist())
     return sheet.render()
 
 

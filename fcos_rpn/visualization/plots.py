@@ -43,8 +43,7 @@ def plot_precision_recall(
         curves: by the model's name.
         iou_thresholds: some of `IOU_THRESHOLDS`.
     """
-    colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
-    figure, panels = new_figure(num_panels=len(iou_thresholds), extra_height=LEGEND_LINE * (2 + len(curves)))
+    figure, panels, colors = _figure_of_curves(len(curves), num_panels=len(iou_thresholds))
     for panel, iou_threshold in zip(panels, iou_thresholds, strict=True):
         add_title(panel, f"IoU ≥ {iou_threshold:.2f}")
         for curve, color in zip(curves.values(), colors, strict=True):
@@ -89,8 +88,7 @@ def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
     Args:
         curves: by the system's name, all with the same limits.
     """
-    colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
-    figure, panels = new_figure(num_panels=3, extra_height=LEGEND_LINE * (2 + len(curves)))
+    figure, panels, colors = _figure_of_curves(len(curves), num_panels=3)
     few, *_, many = next(iter(curves.values())).by_iou
     for found, color in zip(curves.values(), colors, strict=True):
         of_panels: tuple[Mapping[Any, float], ...] = (found.by_iou[few], found.by_limit, found.by_iteration)
@@ -118,8 +116,7 @@ def plot_proposal_limits(curves: Mapping[str, Mapping[int, tuple[float, float]]]
     Args:
         curves: by the system's name: number of proposals -> AP in percent, and seconds per image.
     """
-    colors = [LINE_COLORS[index % len(LINE_COLORS)] for index in range(len(curves))]
-    figure, panels = new_figure(num_panels=2, extra_height=LEGEND_LINE * (2 + len(curves)))
+    figure, panels, colors = _figure_of_curves(len(curves), num_panels=2)
     for curve, color in zip(curves.values(), colors, strict=True):
         _add_line(panels[0], {limit: ap for limit, (ap, _) in curve.items()}, color)
         milliseconds = [1000 * seconds for _, seconds in curve.values()]
@@ -169,6 +166,12 @@ def new_figure(*, num_panels: int, panel_size: int = PANEL, extra_height: int = 
         panel.spines[:].set(color=GRID, linewidth=1)
         panels.append(panel)
     return figure, panels
+
+
+def _figure_of_curves(num_curves: int, *, num_panels: int) -> tuple[Figure, list[Axes], list[str]]:
+    """Make panels above free space for `_add_figures_below`, and choose a color for each curve."""
+    figure, panels = new_figure(num_panels=num_panels, extra_height=LEGEND_LINE * (2 + num_curves))
+    return figure, panels, [LINE_COLORS[index % len(LINE_COLORS)] for index in range(num_curves)]
 
 
 def _add_line(panel: Axes, percentages: Mapping[Any, float], color: str, *, linestyle: str = "solid") -> None:

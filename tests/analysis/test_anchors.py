@@ -36,31 +36,6 @@ def group(images, size, classes=None) -> ImageGroup:
     )
 
 
-def test_the_three_rules_by_hand():
-    """Four anchors of 16 x 16, side by side and one above the other: their corners are multiples of 16.
-
-    a = (0, 0, 16, 12) overlaps the first by 192/256 = .75: learned under every rule.
-    b = (16, 0, 23, 16): the second by 7/16 = .4375, learned from the second rule on.
-    c = (0, 16, 4, 32): the third by 4/16 = .25, learned under the third only.
-    """
-    found = sampler().assign(group([[[0, 0, 16, 12], [16, 0, 23, 16], [0, 16, 4, 32]]], (32, 32)))
-    assert {rule: is_learned.tolist() for rule, is_learned in found.is_learned_by_rule.items()} == {
-        "none": [True, False, False],
-        "IoU >= .4": [True, True, False],
-        "all": [True, True, True],
-    }
-    assert found.positives_per_box.tolist() == [1, 1, 1]
-    assert found.positives_per_level.tolist() == [3]
-    assert found.num_ambiguous == 0
-
-
-def test_a_low_quality_match_learns_the_box_that_the_anchor_overlaps_most():
-    """Both boxes' best anchor is the first; it learns the larger one, as in Detectron2."""
-    found = sampler().assign(group([[[0, 0, 16, 15], [0, 0, 4, 16]]], (32, 32)))
-    assert found.positives_per_box.tolist() == [1, 0]
-    assert found.is_learned_by_rule["all"].tolist() == [True, False]
-
-
 def test_ambiguous_anchors_overlap_several_boxes_by_the_upper_threshold():
     images = [[[0, 0, 16, 15], [0, 0, 16, 14]], [[0, 0, 16, 15], [0, 0, 16, 7]]]  # .94 and .88, .94 and .44
     one, many = (sampler(num_classes=n).assign(group(images, (32, 32), [0, 1, 0, 1])) for n in (1, 2))

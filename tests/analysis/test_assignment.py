@@ -1,5 +1,3 @@
-from collections import Counter
-
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -37,19 +35,11 @@ def test_equals_the_naive_oracle(radius, seed):
     images = [random_image(generator, num_boxes) for num_boxes in (25, 0, 40)]
     locations = compute_locations(GRID_SIZES, STRIDES)
     points = naive.locations(GRID_SIZES, STRIDES)
-    per_box: list[int] = []
-    per_level: Counter[int] = Counter()
-    num_ambiguous = num_across_classes = 0
-    for image in images:
-        boxes, classes = image.gt_boxes.tensor.tolist(), image.gt_classes.tolist()
-        matched = naive.assign(points, boxes, SIZES_OF_INTEREST, radius)
-        per_box += [matched.count(m) for m in range(len(boxes))]
-        per_level.update(points[r][3] for r, m in enumerate(matched) if m >= 0)
-        candidates = naive.candidates(points, boxes, SIZES_OF_INTEREST, radius)
-        for r in range(len(points)):
-            rivals = [m for where, m in candidates if where == r]
-            num_ambiguous += len(rivals) > 1
-            num_across_classes += len({classes[m] for m in rivals}) > 1
+    per_box, per_level, num_ambiguous, num_across_classes = naive.assignment_figures(
+        [(points, image.gt_boxes.tensor.tolist(), image.gt_classes.tolist()) for image in images],
+        SIZES_OF_INTEREST,
+        radius,
+    )
 
     found = assign(
         assigner(radius),
@@ -69,34 +59,6 @@ def test_equals_the_naive_oracle(radius, seed):
     assert best_possible_recall(assigner(radius), locations, images) == pytest.approx(recall)
     share = 100 * num_ambiguous / sum(per_box), 100 * num_across_classes / sum(per_box)
     assert ambiguous_samples(assigner(radius), locations, images) == pytest.approx(share)
-
-
-def test_by_hand():
-    """One level of stride 8, so locations at 4, 12, 20, ...; the whole box is sampled.
-
-    a = (0, 0, 16, 16) holds 4 locations. b = (8, 8, 24, 24), of the same area and so behind a, holds 4, of which
-    (12, 12) is a's. c = (0, 0, 8, 8) takes (4, 4) from a. d = (5, 5, 11, 11) holds none.
-    Positives: 4 + 4 - 1 = 7; ambiguous: (12, 12) of a and b, (4, 4) of a and c.
-    """
-    boxes = torch.tensor([[0, 0, 16, 16], [8, 8, 24, 24], [0, 0, 8, 8], [5, 5, 11, 11]], dtype=torch.float32)
-    one_level = FCOSAssigner(num_classes=3, sizes_of_interest=[], center_sampling_radius=0.0)
-    locations = compute_locations([(4, 4)], [8])
-
-    def image(classes):
-        return [Instances((32, 32), gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes))]
-
-    assert best_possible_recall(one_level, locations, image([0, 0, 0, 0])) == 75
-    assert ambiguous_samples(one_level, locations, image([0, 0, 0, 0])) == pytest.approx((200 / 7, 0))
-    assert ambiguous_samples(one_level, locations, image([0, 1, 0, 1])) == pytest.approx((200 / 7, 100 / 7))
-    assert ambiguous_samples(one_level, locations, image([0, 1, 2, 1])) == pytest.approx((200 / 7, 200 / 7))
-
-
-def test_a_third_box_of_another_class_counts_where_the_two_smallest_agree():
-    """All three boxes hold (12, 12) alone; the largest is of another class."""
-    boxes = torch.tensor([[9, 9, 15, 15], [8, 9, 15, 15], [8, 8, 15, 15]], dtype=torch.float32)
-    one_level = FCOSAssigner(num_classes=2, sizes_of_interest=[], center_sampling_radius=0.0)
-    image = Instances((32, 32), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([0, 0, 1]))
-    assert ambiguous_samples(one_level, compute_locations([(4, 4)], [8]), [image]) == (100, 100)
 
 
 def test_no_boxes():

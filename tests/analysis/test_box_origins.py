@@ -8,7 +8,6 @@ from torch import nn
 
 from fcos_rpn import FCOSAssigner, compute_locations
 from fcos_rpn.analysis.box_origins import (
-    BoxOrigins,
     ambiguous_shares,
     find_with_origins,
     rank_correlation,
@@ -71,13 +70,6 @@ def test_origins_without_ground_truth_and_without_boxes():
     origins = trace_origins(FOUND[:0], class_scores, LOCATIONS, GROUND_TRUTH, ASSIGNER)
     assert [len(field) for field in origins] == [0] * 5
     assert all(math.isnan(share) for share in ambiguous_shares(origins).values())
-
-
-def test_origins_of_several_images_in_one():
-    one = trace_origins(FOUND, torch.zeros(16, 3), LOCATIONS, GROUND_TRUTH, ASSIGNER)
-    both = BoxOrigins.cat([one, one])
-    assert both.ious.tolist() == one.ious.tolist() * 2
-    assert ambiguous_shares(both) == ambiguous_shares(one)
 
 
 @pytest.mark.parametrize(

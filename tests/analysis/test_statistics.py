@@ -15,35 +15,32 @@ from tests.tiny import tiny_config
 VAL2017 = Path(__file__).parents[3] / "shared" / "data" / "coco_val2017" / "instances_val2017_rebuilt.json"
 
 
-def write_json(folder: Path, annotations: list[tuple[int, int, list[float]]]) -> Path:
-    """Images 1 (100 x 50 pixels), 2 (50 x 100) and 3 (100 x 50); (image, category, bbox) of the annotations, whose
-    ids count from 1."""
-    sizes = {1: (100, 50), 2: (50, 100), 3: (100, 50)}
-    content = {
-        "images": [{"id": id_, "file_name": f"{id_}.png", "width": w, "height": h} for id_, (w, h) in sizes.items()],
-        "categories": [{"id": 3, "name": "red"}, {"id": 8, "name": "blue"}],
-        "annotations": [
-            {"id": id_, "image_id": image_id, "category_id": category_id, "bbox": bbox, "area": 1, "iscrowd": 0}
-            for id_, (image_id, category_id, bbox) in enumerate(annotations, start=1)
-        ],
-    }
-    (folder / "boxes.json").write_text(json.dumps(content))
-    return folder / "boxes.json"
+SIZES = {1: (100, 50), 2: (50, 100), 3: (100, 50)}
+"""Image -> width and height."""
+
+ANNOTATIONS = [
+    (3, 3, [10, 10, 40, 20]),
+    (1, 3, [10, 10, 40, 20]),
+    (1, 8, [10, 10, 39, 20]),
+    (2, 8, [20, 20, 25, 50]),
+    (1, 3, [5, 5, 1, 1]),
+    (1, 3, [5, 5, 90, 40]),
+]
+"""Image, category and bbox; ids count from 1."""
 
 
 @pytest.fixture
 def json_file(tmp_path) -> Path:
-    return write_json(
-        tmp_path,
-        [
-            (3, 3, [10, 10, 40, 20]),
-            (1, 3, [10, 10, 40, 20]),
-            (1, 8, [10, 10, 39, 20]),
-            (2, 8, [20, 20, 25, 50]),
-            (1, 3, [5, 5, 1, 1]),
-            (1, 3, [5, 5, 90, 40]),
+    content = {
+        "images": [{"id": id_, "file_name": f"{id_}.png", "width": w, "height": h} for id_, (w, h) in SIZES.items()],
+        "categories": [{"id": 3, "name": "red"}, {"id": 8, "name": "blue"}],
+        "annotations": [
+            {"id": id_, "image_id": image_id, "category_id": category_id, "bbox": bbox, "area": 1, "iscrowd": 0}
+            for id_, (image_id, category_id, bbox) in enumerate(ANNOTATIONS, start=1)
         ],
-    )
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    return tmp_path / "boxes.json"
 
 
 def test_all_figures_of_a_config(json_file):
@@ -52,38 +49,24 @@ def test_all_figures_of_a_config(json_file):
     cfg.MODEL.FCOS.SIZES_OF_INTEREST = [16.0, 32.0, 64.0, 512.0]
     found = analyze(cfg, read_boxes(json_file))
 
-    strides = [8, 16, 32, 64, 128]
-    points = {
-        "wide": naive.locations([(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)], strides),
-        "tall": naive.locations([(16, 8), (8, 4), (4, 2), (2, 1), (1, 1)], strides),
-    }
-    # id -> x, y, w, h in pixels of the input: 1.28 times.
-    images = {
-        3: ("wide", {1: [10, 10, 40, 20]}),
-        1: ("wide", {2: [10, 10, 40, 20], 3: [10, 10, 39, 20], 5: [5, 5, 1, 1], 6: [5, 5, 90, 40]}),
-        2: ("tall", {4: [20, 20, 25, 50]}),
-    }
-    categories = {1: 3, 2: 3, 3: 8, 4: 8, 5: 3, 6: 3}
-    per_box, per_level, num_ambiguous, num_across_classes = {}, [0] * 5, 0, 0
-    for shape, boxes in images.values():
-        corners = [[1.28 * x, 1.28 * y, 1.28 * (x + w), 1.28 * (y + h)] for x, y, w, h in boxes.values()]
-        ids = list(boxes)
-        matched = naive.assign(points[shape], corners, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
-        candidates = naive.candidates(points[shape], corners, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5)
-        per_box |= {id_: matched.count(row) for row, id_ in enumerate(ids)}
-        for r, row in enumerate(matched):
-            per_level[points[shape][r][3]] += row >= 0
-            rivals = [ids[m] for where, m in candidates if where == r]
-            num_ambiguous += len(rivals) > 1
-            num_across_classes += len({categories[id_] for id_ in rivals}) > 1
+    wide, tall = ([(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)], [(16, 8), (8, 4), (4, 2), (2, 1), (1, 1)])
+    images, ids = [], []
+    for image_id, (width, height) in SIZES.items():
+        here = {id_: row for id_, row in enumerate(ANNOTATIONS, start=1) if row[0] == image_id}
+        points = naive.locations(wide if width > height else tall, [8, 16, 32, 64, 128])
+        corners = [[1.28 * x, 1.28 * y, 1.28 * (x + w), 1.28 * (y + h)] for _, _, (x, y, w, h) in here.values()]
+        images.append((points, corners, [category_id for _, category_id, _ in here.values()]))
+        ids += here
+    positives, per_level, num_ambiguous, num_across_classes = naive.assignment_figures(
+        images, cfg.MODEL.FCOS.SIZES_OF_INTEREST, 1.5
+    )
 
     assert found.num_images == 3
     assert found.num_boxes == 6
-    assert found.num_positives == sum(per_box.values()) > 0
-    assert list(found.positives_per_level.values()) == per_level
-    assert list(found.positives_per_level) == ["p3", "p4", "p5", "p6", "p7"]
+    assert found.num_positives == sum(positives) > 0
+    assert found.positives_per_level == {f"p{3 + level}": per_level[level] for level in range(5)}
     assert sum(n * boxes for n, boxes in found.positives_per_box.items()) == found.num_positives
-    unlearned = [id_ for id_, n in per_box.items() if n == 0]
+    unlearned = [id_ for id_, n in zip(ids, positives, strict=True) if n == 0]
     assert sorted(box.id for box in found.unlearned_boxes) == sorted(unlearned)
     assert 5 in unlearned
     (tiny,) = (box for box in found.unlearned_boxes if box.id == 5)

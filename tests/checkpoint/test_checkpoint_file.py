@@ -3,14 +3,13 @@ import sys
 from pathlib import Path
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import torch
 from detectron2.utils.file_io import PathManager
 from safetensors.torch import save_file
 
 from fcos_rpn import UserError
-from fcos_rpn.checkpoint import compare_class_names, read_checkpoint, read_class_names
+from fcos_rpn.checkpoint import read_checkpoint, read_class_names
 from tests.traps import Trap
 
 WEIGHTS = {"head.bias": torch.arange(3.0), "head.weight": torch.ones(2, 2)}
@@ -55,10 +54,6 @@ def test_layouts(save, name, content, others):
     assert checkpoint.is_heuristic == name.endswith(".pyth")
 
 
-def test_a_resumed_training_takes_the_weights_of_its_last_step(save):
-    assert_same(read_checkpoint(save({"model": WEIGHTS, "model_ema": OLD}), with_averages=False).weights)
-
-
 def test_safetensors(tmp_path, monkeypatch):
     path = str(tmp_path / "file.safetensors")
     save_file(WEIGHTS, path)
@@ -84,13 +79,6 @@ def test_class_names(save, tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"PK")
     for path in (save(WEIGHTS), save([1, 2], "list.pth"), str(tmp_path / "broken.pth"), "gone.pth"):
         assert read_class_names(path) is None
-
-
-def test_comparing_class_names():
-    assert compare_class_names(["a", "b"], ("a", "b"), "") == ""
-    with pytest.raises(UserError, match=r"another order:\n  checkpoint: a, b, c\n  data: b, a, c\nSort them"):
-        compare_class_names(["a", "b", "c"], ["b", "a", "c"], "Sort them")
-    assert compare_class_names(["a", "b", "c"], ["x", "b", "a"], "").endswith("other names for classes: a -> x, c -> a")
 
 
 @pytest.mark.parametrize("name", ["nothing.pth", "."])
@@ -139,8 +127,3 @@ def test_code_in_a_file_is_not_executed(tmp_path, suffix, nested):
             read_checkpoint(str(path))
         assert read_class_names(str(path)) is None
     assert not Path(tmp_path / "trap").exists()
-
-
-def test_caffe2s_files_lose_their_momenta(save):
-    content = {"blobs": {"conv1_w": np.ones((2, 3, 1, 1)), "conv1_w_momentum": np.ones(1)}}
-    assert list(read_checkpoint(save(content, "file.pkl")).weights) == ["stem.conv1.weight"]

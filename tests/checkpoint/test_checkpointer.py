@@ -1,6 +1,7 @@
 import logging
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,6 @@ def truncate(path: Path) -> None:
 
 BREAKAGES = {
     "missing": (Path.unlink, "there is no such file, though last_checkpoint names it"),
-    "empty": (lambda path: path.write_bytes(b""), "it is truncated, or no checkpoint"),
     "truncated": (truncate, "it is truncated, or no checkpoint"),
     "text": (lambda path: path.write_text("<html>404</html>"), "it is truncated, or no checkpoint"),
     "list": (lambda path: torch.save([1, 2], path), "it is not a checkpoint of a training: it lacks model, trainer"),
@@ -426,37 +426,29 @@ def test_a_training_is_not_resumed_with_other_classes(red_and_blue, reset_class_
     assert message.endswith("and --reset-class-layers")
 
 
-def sgd(model: nn.Module, num_groups: int = 1) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
+def trainer_of(optimizer: torch.optim.Optimizer) -> SimpleNamespace:
+    return SimpleNamespace(state_dict=lambda: {"optimizer": optimizer.state_dict()})
+
+
+def sgd(num_groups: int = 2) -> torch.optim.Optimizer:
+    parameters = list(Detector().parameters())
     return torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}][:num_groups], lr=0.1, momentum=0.9)
 
 
 @pytest.mark.parametrize(
-    ("build_other", "reason"),
+    ("trainer", "reason"),
     [
-        (lambda model: sgd(model, 1), r"its optimizer has groups of \[2, 2\] parameters, this one's \[2\]"),
-        (
-            lambda model: torch.optim.AdamW(sgd(model, 2).param_groups),
-            "it has another optimizer, without betas, eps",
-        ),
-        (lambda _: Counter(), "KeyError: 'count'"),
+        (trainer_of(sgd(1)), r"its optimizer has groups of \[2, 2\] parameters, this one's \[2\]"),
+        (trainer_of(torch.optim.AdamW(sgd().param_groups)), "it has another optimizer, without betas, eps"),
+        (Counter(), "KeyError: 'count'"),
     ],
     ids=["groups", "optimizer", "state"],
 )
-def test_a_state_of_another_training_is_no_broken_file(tmp_path, build_other, reason):
-    class Trainer(Counter):  # with the optimizer somewhere in its state
-        def state_dict(self) -> dict[str, Any]:
-            return {"hooks": {}, "optimizer": sgd(Detector(), 2).state_dict()}
-
-    FCOSCheckpointer(Detector(), str(tmp_path), trainer=Trainer()).save("model")
-    other = build_other(Detector())
-    if isinstance(other, torch.optim.Optimizer):
-        state, other = other.state_dict(), Counter()
-        other.state_dict = lambda: {"optimizer": state}
-    checkpointer = FCOSCheckpointer(Detector(), str(tmp_path), trainer=other)
-    with pytest.raises(
-        UserError, match=rf"model\.pth: its weights fit, but the state of its trainer is .*: {reason}\.\n"
-    ):
+def test_a_state_of_another_training_is_no_broken_file(tmp_path, trainer, reason):
+    FCOSCheckpointer(Detector(), str(tmp_path), trainer=trainer_of(sgd())).save("model")
+    checkpointer = FCOSCheckpointer(Detector(), str(tmp_path), trainer=trainer)
+    message = rf"model\.pth: its weights fit, but the state of its trainer is .*: {reason}\.\n"
+    with pytest.raises(UserError, match=message):
         checkpointer.resume_or_load("", resume=True)
 
 
@@ -469,20 +461,12 @@ def test_averaged_weights_are_for_evaluation_and_not_for_resuming(save):
     assert not differing(last.state_dict(), model.state_dict())
 
 
-RESNET_18 = {
-    "MODEL__BACKBONE__NAME": "build_p5_p67_resnet_fpn_backbone",
-    "MODEL__RESNETS__DEPTH": "18",
-    "MODEL__RESNETS__RES2_OUT_CHANNELS": "64",
-    "MODEL__RESNETS__OUT_FEATURES": "('res3', 'res4', 'res5')",
-}
-
-
 def test_caffe2s_names_are_translated_and_their_shapes_checked(tmp_path):
     path = tmp_path / "R-18.pkl"
     stem = np.full((64, 3, 7, 7), 0.5, dtype=np.float32)
     weights = {"conv1_w": stem, "conv1_w_momentum": np.ones(1), "fc1000_w": np.ones((1000, 512))}
     path.write_bytes(pickle.dumps(weights))
-    model = build(**RESNET_18)
+    model = build(MODEL__BACKBONE__NAME="build_p5_p67_resnet_fpn_backbone")
     FCOSCheckpointer(model).load(str(path))
     assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, torch.from_numpy(stem))
 

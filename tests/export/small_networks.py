@@ -1,5 +1,7 @@
 """Models whose backbone is three convolutions, so that a graph of one is made in seconds."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -58,7 +60,8 @@ def small_model(cfg: CfgNode) -> nn.Module:
     model = build_model(cfg).eval()
     core = model.core if cfg.MODEL.META_ARCHITECTURE == "FCOS" else model.proposal_generator.core
     for layer, std in ((core.head.cls_logits, 0.1), (core.head.bbox_pred, 0.05), (core.head.centerness, 0.1)):
-        nn.init.normal_(layer.weight, std=std)
+        if layer is not None:
+            nn.init.normal_(layer.weight, std=std)
     return model
 
 
@@ -73,3 +76,10 @@ def found_by(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     if found.has("objectness_logits"):
         return found.proposal_boxes.tensor, found.objectness_logits.sigmoid()
     return found.pred_boxes.tensor, found.scores, found.pred_classes
+
+
+def require_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert len(found) == len(expected)
+    for ours, models in zip(found, expected, strict=True):
+        assert ours.dtype == models.dtype
+        torch.testing.assert_close(ours, models, rtol=0, atol=1e-4)

@@ -8,7 +8,7 @@ import torch
 
 from fcos_rpn import UserError
 from fcos_rpn.export import as_onnx, as_torch_export, export_graph, network_of, require_packages
-from tests.export.small_networks import SIZES, TRACED_SIZE, found_by, noise, small_config, small_model
+from tests.export.small_networks import SIZES, TRACED_SIZE, found_by, noise, require_same, small_config, small_model
 
 NOTES = {"channels": "BGR"}
 
@@ -38,13 +38,6 @@ def loaded_program(exported):
     loaded = torch.export.load(io.BytesIO(file.getvalue()), extra_files=notes)
     assert notes == NOTES
     return loaded.module()
-
-
-def require_same(found, expected):
-    assert len(found) == len(expected)
-    for ours, models in zip(found, expected, strict=True):
-        assert ours.dtype == models.dtype
-        torch.testing.assert_close(ours, models, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [TRACED_SIZE, *SIZES])

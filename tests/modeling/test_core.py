@@ -101,10 +101,6 @@ def test_messages_name_the_key_of_the_role():
         build_model(cfg)
 
 
-def test_without_center_sampling_the_radius_is_zero():
-    assert core(CENTER_SAMPLING_RADIUS=0.0).assigner.radius == 0
-
-
 @pytest.mark.parametrize("centerness", ["none", "computed", "reg"])
 def test_losses_are_those_of_the_predictions(centerness):
     model = core(CENTERNESS=centerness)

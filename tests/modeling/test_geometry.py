@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from fcos_rpn import compute_centerness, compute_locations, decode_boxes, encode_boxes
-from tests import naive
 
 
 def test_locations_lie_at_half_a_stride():
@@ -12,13 +11,6 @@ def test_locations_lie_at_half_a_stride():
     assert found.strides.tolist() == [8] * 6 + [16] * 2
     assert found.grid_sizes == ((2, 3), (1, 2))
     assert found.num_per_level == [6, 2]
-
-
-def test_locations_of_a_whole_pyramid_equal_the_naive_ones():
-    grid_sizes, strides = [(13, 17), (7, 9), (4, 5), (2, 3), (1, 2)], [8, 16, 32, 64, 128]
-    found = compute_locations(grid_sizes, strides)
-    expected = naive.locations(grid_sizes, strides)
-    assert found.points.tolist() == [[x, y] for x, y, _, _ in expected]
 
 
 @pytest.mark.parametrize(("offset", "first"), [(0.0, 0), (0.5, 4), (0.25, 2)])
@@ -32,9 +24,11 @@ def test_encode_is_equation_1_in_strides():
     assert ltrb.tolist() == [2, 1, 5, 4]
 
 
-def test_decode_multiplies_by_the_stride():
-    box = decode_boxes(torch.tensor([[20.0, 12]]), torch.tensor([8.0]), torch.tensor([[2.0, 1, 5, 4]]))
-    assert box.tolist() == [[4, 4, 60, 44]]
+def test_decode_inverts_encode_bit_for_bit():
+    """Around the point, beside it and inside out. Float32 rounds nothing, since coordinates are multiples of 1/4."""
+    points, boxes = torch.randint(-(2**18), 2**18, (500, 2)) / 4, torch.randint(-(2**18), 2**18, (500, 4)) / 4
+    strides = 2.0 ** torch.randint(0, 9, (500,))
+    assert torch.equal(decode_boxes(points, strides, encode_boxes(points, strides, boxes)), boxes)
 
 
 def test_centerness_is_equation_3():
@@ -46,8 +40,3 @@ def test_centerness_is_equation_3():
 def test_centerness_of_boxes_without_size_is_zero():
     """A ReLU may predict them."""
     assert compute_centerness(torch.tensor([[0.0, 0, 0, 0], [0, 1, 0, 1], [0, 1, 2, 1]])).tolist() == [0, 0, 0]
-
-
-def test_centerness_has_no_unit():
-    ltrb = torch.rand(20, 4) + 0.1
-    torch.testing.assert_close(compute_centerness(ltrb), compute_centerness(ltrb * 32))

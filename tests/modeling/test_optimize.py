@@ -32,9 +32,8 @@ def random_model(backbone):
     """MobileNetV2 is a traced graph, Detectron2's ResNet has convolutions with a norm, timm's is a plain module."""
     cfg = tiny_config()
     cfg.MODEL.BACKBONE.NAME = f"build_{backbone}_fpn_backbone"
-    cfg.MODEL.TORCHVISION.NAME, cfg.MODEL.TIMM.NAME = "mobilenet_v2", "test_resnet"
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v2"
+    cfg.MODEL.RESNETS.NORM = "FrozenBN"
     torch.manual_seed(0)
     model = randomize_norms(build_model(cfg))
     nn.init.zeros_(model.core.head.cls_logits.bias)  # a new model detects nothing

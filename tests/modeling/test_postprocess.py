@@ -57,15 +57,17 @@ def nothing_but(boxes_by_location, num_classes=1):
         {**DETECTOR, "computes_centerness": True},
     ],
 )
-@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize(("num_classes", "has_centerness"), [(1, True), (3, True), (3, False)])
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_naive_oracle(settings, num_classes, seed):
+def test_equals_the_naive_oracle(settings, num_classes, has_centerness, seed):
     found = predictions(2, num_classes, seed)
+    if not has_centerness:
+        found = found._replace(centerness=None)
     for image, instances in enumerate(FCOSPostProcessor(**settings)(found, LOCATIONS, [SIZE, SIZE])):
         expected = naive.select(
             found.logits[image].tolist(),
             found.ltrb[image].tolist(),
-            found.centerness[image].tolist(),
+            found.centerness[image].tolist() if has_centerness else None,
             POINTS,
             SIZE,
             **settings,
@@ -88,83 +90,16 @@ def test_by_hand():
     assert instances.image_size == SIZE
 
 
-def test_threshold_is_on_the_class_and_rank_on_the_fused_score():
-    # Class probabilities .73 and .62; the first is hardly central, so the second ranks first.
-    boxes = {11: (1.0, -3.0, [1.0] * 4), 16: (0.5, 3.0, [1.0] * 4), 30: (-1.0, 9.0, [1.0] * 4)}
-    (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes), LOCATIONS, [SIZE])
-    centers = instances.pred_boxes.get_centers().tolist()
-    assert centers == [LOCATIONS.points[16].tolist(), LOCATIONS.points[11].tolist()]  # 30's class is .27 < .3
-
-
-def test_the_threshold_may_be_on_the_fused_score():
-    # Of the same boxes: √(.73 · .05) = .19 < .3, √(.62 · .95) = .77, √(.27 · 1) = .52
-    boxes = {11: (1.0, -3.0, [1.0] * 4), 16: (0.5, 3.0, [1.0] * 4), 30: (-1.0, 9.0, [1.0] * 4)}
-    (instances,) = FCOSPostProcessor(**DETECTOR, thresh_on="fused")(nothing_but(boxes), LOCATIONS, [SIZE])
-    assert instances.location_idxs.tolist() == [16, 30]
-
-
-def test_one_location_may_have_several_classes():
-    found = nothing_but({11: (2.0, 0.0, [1.0] * 4)}, num_classes=2)
-    found.logits[0, 11, 1] = 1.0
-    (instances,) = FCOSPostProcessor(**DETECTOR)(found, LOCATIONS, [SIZE])
-    assert instances.pred_classes.tolist() == [0, 1]
-
-
-def test_without_centerness_the_score_is_the_class_probability():
-    found = predictions()._replace(centerness=None)
-    (instances,) = FCOSPostProcessor(**DETECTOR)(found, LOCATIONS, [SIZE])
-    expected = naive.select(found.logits[0].tolist(), found.ltrb[0].tolist(), None, POINTS, SIZE, **DETECTOR)
-    torch.testing.assert_close(instances.scores, torch.tensor([score for score, _, _ in expected]))
-
-
-def test_a_computed_centerness_takes_the_place_of_a_predicted_one():
-    # Sides 1, 1, 3, 1 strides: √(1/3 · 1/1) = .577; fused with σ(0) = .5: √.289 = .537
-    found = nothing_but({11: (0.0, 9.0, [1.0, 1.0, 3.0, 1.0])})
-    (instances,) = FCOSPostProcessor(**DETECTOR, computes_centerness=True)(found, LOCATIONS, [SIZE])
-    assert instances.scores.tolist() == pytest.approx([0.5373], abs=1e-4)
-
-
 def test_boxes_tell_the_location_that_they_were_seen_from():
     boxes = {11: (1.0, 0.0, [1.0] * 4), 80 + 6: (2.0, 0.0, [1.0] * 4), 100 + 3: (0.5, 0.0, [0.5] * 4)}
     (instances,) = FCOSPostProcessor(**DETECTOR)(nothing_but(boxes, num_classes=2), LOCATIONS, [(64, 96)])
     assert instances.location_idxs.tolist() == [86, 11, 103]
 
 
-def test_topk_counts_per_level():
-    settings = {**PROPOSALS, "pre_nms_topk": 2, "nms_thresh": 1.0, "post_nms_topk": 100}
-    (instances,) = FCOSPostProcessor(**settings)(predictions(num_classes=1), LOCATIONS, [(64, 96)])
-    assert len(instances) == 6  # 2 of each of 3 levels
-
-
 def test_ties_do_not_give_more_than_k():
     found = nothing_but({})
     (instances,) = FCOSPostProcessor(**{**PROPOSALS, "post_nms_topk": 5})(found, LOCATIONS, [SIZE])
     assert len(instances) == 5
-
-
-@pytest.mark.parametrize(("nms_per_level", "expected"), [(True, 2), (False, 1)])
-def test_suppression_per_level_or_over_all(nms_per_level, expected):
-    # Around (28, 28) and (24, 24), squares of side 32: IoU 28²/(2·32² − 28²) = .62
-    boxes = {33: (2.0, 0.0, [2.0] * 4), 80 + 6: (1.0, 0.0, [1.0] * 4)}
-    settings = {**PROPOSALS, "nms_per_level": nms_per_level, "score_thresh": 0.3}
-    (instances,) = FCOSPostProcessor(**settings)(nothing_but(boxes), LOCATIONS, [SIZE])
-    assert len(instances) == expected
-
-
-def test_boxes_in_the_padding_are_dropped_before_they_suppress():
-    """A location in the padding clips to a box without area; Detectron2's RPN drops such boxes too."""
-    where = 9  # row 0, column 9 of stride 8: x = 76, beyond the image's 75
-    (instances,) = FCOSPostProcessor(**PROPOSALS)(nothing_but({where: (9.0, 9.0, [0.1] * 4)}), LOCATIONS, [SIZE])
-    assert (instances.pred_boxes.area() > 0).all()
-    assert instances.scores.max().item() < 0.5
-
-
-def test_small_boxes_are_dropped():
-    found = nothing_but({11: (2.0, 0.0, [0.2] * 4), 16: (1.0, 0.0, [1.0] * 4)})  # sides 3.2 and 16 pixels
-    for min_box_size, expected in ((0.0, 2), (3.0, 2), (4.0, 1), (16.0, 0)):
-        settings = {**PROPOSALS, "min_box_size": min_box_size, "score_thresh": 0.3}
-        (instances,) = FCOSPostProcessor(**settings)(found, LOCATIONS, [SIZE])
-        assert len(instances) == expected
 
 
 @pytest.mark.parametrize("settings", [DETECTOR, PROPOSALS])
@@ -194,27 +129,6 @@ def test_no_gradient_passes_and_predictions_stay():
     assert not instances.scores.requires_grad
     for prediction, copy in zip(found, before, strict=True):
         assert torch.equal(prediction, copy)
-
-
-def test_a_selection_is_that_of_the_instances_and_suppresses_as_it_is_told():
-    found = predictions()
-    postprocessor = FCOSPostProcessor(**DETECTOR)
-    scores = postprocessor.candidate_scores(found)
-    assert ((scores == -1) == (found.logits.sigmoid() <= 0.3)).all()
-    (instances,) = postprocessor(found, LOCATIONS, [SIZE])
-    selection = postprocessor.select(scores[0], found.ltrb[0], LOCATIONS, SIZE)
-    fields = (instances.pred_boxes.tensor, instances.scores, instances.pred_classes, instances.location_idxs)
-    for ours, expected in zip(selection, fields, strict=True):
-        assert torch.equal(ours, expected)
-
-    def keep_the_second_worst(boxes, scores, groups, iou_threshold):
-        assert iou_threshold == 0.6
-        assert groups.unique().tolist() == [0, 1, 2]  # the classes
-        return scores.argsort()[1:2]
-
-    selection = postprocessor.select(scores[0], found.ltrb[0], LOCATIONS, SIZE, suppress=keep_the_second_worst)
-    assert [len(field) for field in selection] == [1, 1, 1, 1]
-    assert selection.scores[0] <= instances.scores[-1]
 
 
 @pytest.mark.parametrize("field", ["pred_boxes", "proposal_boxes"])
@@ -289,27 +203,3 @@ def test_boxes_of_many_groups_are_not_rounded():
             == num_boxes
         )
     assert len(batched_nms(boxes, scores, groups, 0.5)) < 160
-
-
-@pytest.mark.parametrize(
-    ("iou_threshold", "num_wanted", "expected"),
-    [
-        (1.0, 5, [10]),  # none is suppressed, so that twice as many as wanted are enough
-        (0.0, 5, [10, 40, 100]),  # the boxes of one group all touch: three stay of any number
-        (1.0, 60, [100]),
-    ],
-)
-def test_looks_at_no_more_than_it_takes(monkeypatch, iou_threshold, num_wanted, expected):
-    seen = []
-
-    def spy(boxes, *args):
-        seen.append(len(boxes))
-        return by_group(boxes, *args)
-
-    by_group = postprocess._nms_by_group
-    monkeypatch.setattr(postprocess, "_nms_by_group", spy)
-    _, scores, groups = random_boxes(100, seed=0)
-    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(100, 1)
-    boxes[:, 2] += torch.arange(100.0)
-    best_after_nms(boxes, scores, groups, iou_threshold, num_wanted=num_wanted)
-    assert seen == expected

@@ -5,7 +5,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead, build_rpn_head
 from torch import nn
 
-from fcos_rpn import NormRPNHead, add_fcos_config
+from fcos_rpn import add_fcos_config
 
 SHAPES = [ShapeSpec(channels=32, stride=stride) for stride in (8, 16)]
 
@@ -17,15 +17,6 @@ def config(norm="GN", conv_dims=(-1, -1, -1, -1)):
     cfg.MODEL.RPN.NORM = norm
     cfg.MODEL.RPN.CONV_DIMS = list(conv_dims)
     return cfg
-
-
-def test_a_tower_of_normalized_convolutions():
-    head = build_rpn_head(config(), SHAPES)
-    assert isinstance(head, NormRPNHead)
-    assert len(head.conv) == 4
-    for convolution in head.conv:
-        assert isinstance(convolution, nn.Conv2d)
-        assert isinstance(convolution.norm, nn.GroupNorm)
 
 
 def test_normalizes_before_the_activation():

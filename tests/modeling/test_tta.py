@@ -119,20 +119,6 @@ def test_one_version_that_is_the_picture_itself_is_the_plain_model():
         assert torch.equal(ours.pred_classes, theirs.pred_classes)
 
 
-def test_with_mirroring_a_mirrored_picture_has_mirrored_detections():
-    """Both show the model the same versions; a random model's own detections are not mirrored."""
-    cfg = config(min_sizes=(64, 80), flip=True)
-    model = random_model(cfg)
-    (x,) = pictures((64, 96))
-    mirrored = {**x, "image": x["image"].flip(2)}
-    augmented = FCOSWithTTA(cfg, model)
-    ours, theirs = (output["instances"] for output in augmented([x, mirrored]))
-    assert len(ours) == len(theirs) > 10
-    x0, y0, x1, y1 = theirs.pred_boxes.tensor.unbind(1)
-    torch.testing.assert_close(ours.pred_boxes.tensor, torch.stack([96 - x1, y0, 96 - x0, y1], dim=1))
-    torch.testing.assert_close(ours.scores, theirs.scores)
-
-
 @pytest.mark.parametrize("masks", [False, True])
 def test_detectron2s_own_augmentation_takes_the_rcnn_with_proposals(masks):
     cfg = config("GeneralizedRCNNWithProposals", min_sizes=(48, 64), flip=True)

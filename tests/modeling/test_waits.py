@@ -85,8 +85,7 @@ def move_to_gpu(model):
 def random_model(architecture):
     cfg = tiny_config(architecture)
     cfg.MODEL.BACKBONE.NAME = "build_p5_p67_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.NORM = 18, 64, "GN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.VIS_PERIOD = 20
     torch.manual_seed(0)
     model = build_model(cfg)

@@ -3,7 +3,6 @@ import re
 import numpy as np
 import torch
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 from PIL import Image
 
 from fcos_rpn.analysis.box_origins import BoxOrigins
@@ -17,6 +16,7 @@ from fcos_rpn.visualization import (
     save_figure,
 )
 from fcos_rpn.visualization.plots import FAIR, LINE_COLORS, OVERRATED
+from tests.visualization.panels import texts
 
 
 def curves(height):
@@ -28,10 +28,6 @@ def curves(height):
 def origins(class_scores, scores, ious):
     zeros = torch.zeros(len(ious), dtype=torch.int64)
     return BoxOrigins(torch.tensor(class_scores), torch.tensor(scores), torch.tensor(ious), zeros, zeros)
-
-
-def texts(panel):
-    return [text.get_text() for text in panel.findobj(Text) if text.get_text()]
 
 
 def test_precision_recall_has_a_curve_and_an_ap_for_every_model_and_threshold():
@@ -131,16 +127,3 @@ def test_proposal_limits_have_ap_and_time():
     assert {"anchor RPN", "30.0", "FCOSRPN", "31.0"} <= {text.get_text() for text in ap.texts}
     assert ap.get_ylim()[0] < 0.2
     assert time.get_ylim()[0] == 0
-
-
-def test_proposal_limits_of_low_ap_and_long_names_can_be_read():
-    figure = plot_proposal_limits(
-        {"a name that is longer than half of the figure, " * 2: {10: (2.7, 0.1), 100: (6.5, 0.2)}}
-    )
-    ap = figure.axes[0]
-    figure.canvas.draw()
-    ticks = [float(label.get_text()) for label in ap.get_yticklabels()]
-    assert len([tick for tick in ticks if 2.7 <= tick <= 6.5]) >= 2
-    drawn = {text.get_text(): text.get_window_extent() for text in ap.texts}
-    name = next(extent for text, extent in drawn.items() if text.startswith("a name"))
-    assert name.x1 < drawn["6.5"].x0

@@ -11,9 +11,16 @@ Shapes = dict[str, tuple[int, ...]]
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
+TORCH_RESNET = ("conv1", "bn1", "layer{stage}.{block}", "conv{number}", "bn{number}", "downsample.0", "downsample.1")
+DETECTRON2_RESNET = (
+    *("stem.conv1", "stem.conv1.norm", "res{next_stage}.{block}", "conv{number}", "conv{number}.norm"),
+    *("shortcut", "shortcut.norm"),
+)
+"""Names of the stem's convolution and norm, of a block, of its convolutions and norms, and of its shortcut's."""
+
 
 def original(depth: int = 18, channels: int = 64, num_classes: int = 80) -> dict[str, Tensor]:
-    shapes, widths = torch_resnet("backbone.body.", "backbone.body.stem.", depth)
+    shapes, widths = resnet(TORCH_RESNET, "backbone.body.", "backbone.body.stem.", depth)
     for level, width in zip((2, 3, 4), widths, strict=True):
         shapes |= conv(f"backbone.fpn.fpn_inner{level}", channels, width, 1)
         shapes |= conv(f"backbone.fpn.fpn_layer{level}", channels, channels)
@@ -44,7 +51,7 @@ def detectron2(depth: int = 18, channels: int = 64, num_classes: int = 80) -> di
 
 def torchvision(depth: int = 18, channels: int = 64, num_classes: int = 91, layer: str = ".0") -> dict[str, Tensor]:
     """`layer` is "" in files of old versions."""
-    shapes, widths = torch_resnet("backbone.body.", "backbone.body.", depth, with_counters=True)
+    shapes, widths = resnet(TORCH_RESNET, "backbone.body.", "backbone.body.", depth, with_counters=True)
     for level, width in enumerate(widths):
         shapes |= conv(f"backbone.fpn.inner_blocks.{level}{layer}", channels, width, 1)
         shapes |= conv(f"backbone.fpn.layer_blocks.{level}{layer}", channels, channels)
@@ -62,7 +69,7 @@ def mmdetection(
     depth: int = 18, channels: int = 64, num_classes: int = 80, *, with_biases: bool = True
 ) -> dict[str, Tensor]:
     """With biases in the towers as its improved recipe has them; the plain one has none."""
-    shapes, widths = torch_resnet("backbone.", "backbone.", depth, with_counters=True)
+    shapes, widths = resnet(TORCH_RESNET, "backbone.", "backbone.", depth, with_counters=True)
     for level, width in enumerate(widths):
         shapes |= conv(f"neck.lateral_convs.{level}.conv", channels, width, 1)
     for level in range(5):
@@ -161,45 +168,35 @@ def blocks(depth: int) -> list[tuple[int, int, list[tuple[int, int, int]], bool]
     return found
 
 
-def torch_resnet(body: str, stem: str, depth: int, *, with_counters: bool = False) -> tuple[Shapes, list[int]]:
+def resnet(
+    names: tuple[str, ...], body: str, stem: str, depth: int, *, with_counters: bool = False
+) -> tuple[Shapes, list[int]]:
     """And the channels of its last three stages."""
-
-    def norm(name: str, channels: int) -> Shapes:
-        shapes: Shapes = {f"{name}.{statistic}": (channels,) for statistic in STATISTICS}
-        return shapes | ({f"{name}.num_batches_tracked": ()} if with_counters else {})
-
-    shapes: Shapes = {f"{stem}conv1.weight": (64, 3, 7, 7), **norm(f"{stem}bn1", 64)}
+    stem_conv, stem_norm, block_name, conv_name, norm_name, shortcut, shortcut_norm = names
+    shapes: Shapes = {}
     widths = {}
+
+    def add(conv: str, norm: str, out: int, into: int, size: int) -> None:
+        shapes[f"{conv}.weight"] = (out, into, size, size)
+        shapes.update({f"{norm}.{statistic}": (out,) for statistic in STATISTICS})
+        if with_counters:
+            shapes[f"{norm}.num_batches_tracked"] = ()
+
+    add(stem + stem_conv, stem + stem_norm, 64, 3, 7)
     for stage, block, convs, projects in blocks(depth):
-        name = f"{body}layer{stage}.{block}"
-        for number, (out, into, size) in enumerate(convs, start=1):
-            shapes[f"{name}.conv{number}.weight"] = (out, into, size, size)
-            shapes |= norm(f"{name}.bn{number}", out)
+        prefix = f"{body}{block_name.format(stage=stage, next_stage=stage + 1, block=block)}."
+        for number, sizes in enumerate(convs, start=1):
+            add(prefix + conv_name.format(number=number), prefix + norm_name.format(number=number), *sizes)
         widths[stage] = convs[-1][0]
         if projects:
-            shapes[f"{name}.downsample.0.weight"] = (widths[stage], convs[0][1], 1, 1)
-            shapes |= norm(f"{name}.downsample.1", widths[stage])
+            add(prefix + shortcut, prefix + shortcut_norm, widths[stage], convs[0][1], 1)
     return shapes, [widths[2], widths[3], widths[4]]
 
 
 def detectron2_backbone(depth: int, channels: int) -> Shapes:
-    def norm(name: str, width: int) -> Shapes:
-        return {f"{name}.norm.{statistic}": (width,) for statistic in STATISTICS}
-
-    prefix = "backbone.bottom_up"
-    shapes: Shapes = {f"{prefix}.stem.conv1.weight": (64, 3, 7, 7), **norm(f"{prefix}.stem.conv1", 64)}
-    widths = {}
-    for stage, block, convs, projects in blocks(depth):
-        name = f"{prefix}.res{stage + 1}.{block}"
-        for number, (out, into, size) in enumerate(convs, start=1):
-            shapes[f"{name}.conv{number}.weight"] = (out, into, size, size)
-            shapes |= norm(f"{name}.conv{number}", out)
-        widths[stage + 1] = convs[-1][0]
-        if projects:
-            shapes[f"{name}.shortcut.weight"] = (convs[-1][0], convs[0][1], 1, 1)
-            shapes |= norm(f"{name}.shortcut", convs[-1][0])
-    for level in (3, 4, 5):
-        shapes |= conv(f"backbone.fpn_lateral{level}", channels, widths[level], 1)
+    shapes, widths = resnet(DETECTRON2_RESNET, "backbone.bottom_up.", "backbone.bottom_up.", depth)
+    for level, width in zip((3, 4, 5), widths, strict=True):
+        shapes |= conv(f"backbone.fpn_lateral{level}", channels, width, 1)
         shapes |= conv(f"backbone.fpn_output{level}", channels, channels)
     return (
         shapes | conv("backbone.top_block.p6", channels, channels) | conv("backbone.top_block.p7", channels, channels)

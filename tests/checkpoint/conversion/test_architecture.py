@@ -63,14 +63,6 @@ def test_a_shared_tower():
     assert found["MODEL.FCOS.NORM"] == "GN"
 
 
-def test_biases_are_needless_if_all_are_zero():
-    weights = named()
-    expected = [f"core.head.{side}_tower.{layer}.bias" for side in ("cls", "bbox") for layer in (0, 3, 6, 9)]
-    assert needless_biases(weights) == expected
-    weights["core.head.bbox_tower.9.bias"][5] = 1e-3
-    assert needless_biases(weights) == []
-
-
 def test_what_is_no_resnet_or_no_detector_is_an_error():
     weights = named()
     with pytest.raises(UserError, match="its stages have 2, 2, 3, 2 blocks"):

@@ -38,41 +38,29 @@ def test_every_key_is_accounted_for(source):
     assert converted.settings["MODEL.FCOS.NUM_CLASSES"] == 80
 
 
+ONES = [1, 1, 1]
+CAFFE_MEAN, DETECTRON2_MEAN = [102.9801, 115.9465, 122.7717], [103.53, 116.28, 123.675]
+
+
 @pytest.mark.parametrize(
-    ("source", "recipe", "expected"),
-    [
-        ("original", "plain", ("exp", "cls", 0.5, True, "geometric", "class", 0.05, 0.6)),
-        ("original", "improved", ("relu", "reg", 0.5, True, "geometric", "class", 0.05, 0.6)),
-        ("adelaidet", None, ("relu", "reg", 0.5, True, "geometric", "class", 0.05, 0.6)),
-        ("torchvision", None, ("relu", "reg", 0.0, False, "geometric", "fused", 0.2, 0.6)),
-        ("detectron2", None, ("relu", "reg", 0.5, False, "geometric", "fused", 0.2, 0.6)),
-        ("mmdetection", "plain", ("exp", "cls", 0.5, True, "product", "class", 0.05, 0.5)),
-        ("mmdetection", "improved", ("relu", "reg", 0.5, True, "product", "class", 0.05, 0.6)),
+    ("source", "recipe", "of_fcos", "of_pixels"),
+    [  # see test_parity for torchvision's and Detectron2's
+        ("original", "plain", ("exp", "cls", "geometric", 0.6), ("BGR", CAFFE_MEAN, ONES)),
+        ("original", "improved", ("relu", "reg", "geometric", 0.6), ("BGR", CAFFE_MEAN, ONES)),
+        ("adelaidet", None, ("relu", "reg", "geometric", 0.6), ("BGR", DETECTRON2_MEAN, ONES)),
+        ("mmdetection", "plain", ("exp", "cls", "product", 0.5), ("BGR", CAFFE_MEAN, ONES)),
+        ("mmdetection", "improved", ("relu", "reg", "product", 0.6), ("BGR", DETECTRON2_MEAN, ONES)),
     ],
 )
-def test_behaviour(source, recipe, expected):
+def test_settings_of_the_recipes(source, recipe, of_fcos, of_pixels):
     converted = convert_state_dict(MAKERS[source](), source=source, target="FCOS", recipe=recipe)
-    names = ("BBOX_ACTIVATION", "CENTERNESS", "LOCATION_OFFSET", "USE_SCALE", "SCORE_FUSION", "THRESH_ON")
-    assert settings_of(converted, *names, "SCORE_THRESH_TEST", "NMS_THRESH_TEST") == expected
-
-
-@pytest.mark.parametrize(
-    ("source", "recipe", "pixel_format", "mean", "std", "stride_in_1x1"),
-    [
-        ("original", "improved", "BGR", [102.9801, 115.9465, 122.7717], [1, 1, 1], True),
-        ("adelaidet", None, "BGR", [103.53, 116.28, 123.675], [1, 1, 1], True),
-        ("torchvision", None, "RGB", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], False),
-        ("detectron2", None, "BGR", [103.53, 116.28, 123.675], [1, 1, 1], True),
-        ("mmdetection", "plain", "BGR", [102.9801, 115.9465, 122.7717], [1, 1, 1], True),
-        ("mmdetection", "improved", "BGR", [103.53, 116.28, 123.675], [1, 1, 1], True),
-    ],
-)
-def test_pixels_and_backbone(source, recipe, pixel_format, mean, std, stride_in_1x1):
-    settings = convert_state_dict(MAKERS[source](), source=source, target="FCOS", recipe=recipe).settings
-    assert settings["INPUT.FORMAT"] == pixel_format
-    assert (settings["MODEL.PIXEL_MEAN"], settings["MODEL.PIXEL_STD"]) == (mean, std)
-    assert settings["MODEL.RESNETS.STRIDE_IN_1X1"] is stride_in_1x1
-    assert settings["MODEL.RESNETS.NORM"] == "FrozenBN"
+    assert settings_of(converted, "BBOX_ACTIVATION", "CENTERNESS", "SCORE_FUSION", "NMS_THRESH_TEST") == of_fcos
+    common = settings_of(converted, "LOCATION_OFFSET", "USE_SCALE", "THRESH_ON", "SCORE_THRESH_TEST")
+    assert common == (0.5, True, "class", 0.05)
+    pixels = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
+    assert tuple(converted.settings[key] for key in pixels) == of_pixels
+    assert converted.settings["MODEL.RESNETS.STRIDE_IN_1X1"] is True
+    assert converted.settings["MODEL.RESNETS.NORM"] == "FrozenBN"
 
 
 def test_pixel_statistics_in_the_file_go_into_the_config():

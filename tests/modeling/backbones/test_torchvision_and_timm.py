@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from torch import nn
 from torchvision.models import MobileNet_V2_Weights
@@ -59,20 +58,31 @@ def test_nodes_may_be_named():
     assert backbone.output_shape()["res5"].channels == 320
 
 
+TV, TIMM = TorchvisionBackbone, TimmBackbone
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("backbone", "arguments", "message"),
     [
-        ({"name": "mobilenet"}, "name 'mobilenet' is no classification network of torchvision: .*mobilenet_v2"),
-        ({"name": "vit_b_16"}, "name 'vit_b_16' is a network for images of one size"),
-        ({"name": "swin_t"}, r"nodes must be modules of swin_t that give .* maps; for res3 \(stride 8\) none does"),
-        ({"name": "resnet18", "nodes": {"res3": "layer3"}}, r"for res3 \(stride 8\) 'layer3' does not[\s\S]*layer2"),
-        ({"name": "resnet18", "norm": "GN"}, "norm must be one of 'FrozenBN', 'BN', not 'GN'"),
-        ({"name": "resnet18", "freeze_at": 7}, "freeze_at is 7, but this network has no res7"),
+        (TV, {"name": "mobilenet"}, "name 'mobilenet' is no classification network of torchvision: .*mobilenet_v2"),
+        (TV, {"name": "vit_b_16"}, "name 'vit_b_16' is a network for images of one size"),
+        (TV, {"name": "swin_t"}, r"nodes must be modules of swin_t that give .* maps; for res3 \(stride 8\) none does"),
+        (TV, {"name": "resnet18", "nodes": {"res3": "layer3"}}, r"res3 \(stride 8\) 'layer3' does not[\s\S]*layer2"),
+        (TV, {"name": "resnet18", "norm": "GN"}, "norm must be one of 'FrozenBN', 'BN', not 'GN'"),
+        (TV, {"name": "resnet18", "freeze_at": 7}, "freeze_at is 7, but this network has no res7"),
+        (TIMM, {"name": "resnet_18"}, r"name 'resnet_18' is no network of timm\. Similar names: .*resnet18"),
+        (TIMM, {"name": "hf-hub:timm/resnet18"}, "name 'hf-hub:timm/resnet18' is no network of timm"),
+        (TIMM, {"name": "deit_tiny_patch16_224"}, "'deit_tiny_patch16_224' is a network for images of one size"),
+        (TIMM, {"name": "test_vit"}, r"res3, but test_vit has no .* map of stride 8; it has strides 16 \(res4\)"),
+        (TIMM, {"name": "test_convnext", "stages": ["res2", "p3"]}, "stages must be one of 'res2', .*, not 'p3'"),
+        (TIMM, {"name": "test_resnet", "norm": "GN"}, "norm must be one of 'FrozenBN', 'BN', not 'GN'"),
+        (TIMM, {"name": "test_convnext", "freeze_at": 1}, "freeze_at is 1, but test_convnext has no stem"),
+        (TIMM, {"name": "hrnet_w18_small", "freeze_at": 2}, "res2 of hrnet_w18_small depends on branches of all"),
     ],
 )
-def test_unfit_networks_are_named(arguments, message):
+def test_unfit_networks_are_named(backbone, arguments, message):
     with pytest.raises(UserError, match=message):
-        TorchvisionBackbone(**arguments)
+        backbone(**arguments)
 
 
 @pytest.mark.parametrize(("library", "key"), [("torchvision", "TORCHVISION"), ("timm", "TIMM")])
@@ -84,11 +94,10 @@ def test_messages_name_the_key_of_the_argument(library, key):
         build_model(cfg)
 
 
-def test_norm():
-    frozen = list(TorchvisionBackbone("shufflenet_v2_x0_5", norm="FrozenBN").modules())
-    assert any(isinstance(module, FrozenBatchNorm2d) for module in frozen)
+@pytest.mark.parametrize(("backbone", "network"), [(TV, "shufflenet_v2_x0_5"), (TIMM, "test_efficientnet")])
+def test_norm(backbone, network):
+    frozen, trained = (list(backbone(network, norm=norm).modules()) for norm in ("FrozenBN", "BN"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen)
-    trained = list(TorchvisionBackbone("shufflenet_v2_x0_5", norm="BN").modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in trained)
 
 
@@ -101,7 +110,7 @@ def test_norm():
         (3, ["conv1", "layer1", "layer2"], ["layer3", "layer4"]),
     ],
 )
-@pytest.mark.parametrize(("backbone", "network"), [(TorchvisionBackbone, "resnet18"), (TimmBackbone, "test_resnet")])
+@pytest.mark.parametrize(("backbone", "network"), [(TV, "resnet18"), (TIMM, "test_resnet")])
 def test_freeze_at(backbone, network, freeze_at, frozen, learning):
     body = backbone(network, freeze_at=freeze_at).body
     for name in frozen:
@@ -166,40 +175,12 @@ def intermediates(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
     return network.forward_intermediates(images, intermediates_only=True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"name": "resnet_18"}, r"name 'resnet_18' is no network of timm\. Similar names: .*resnet18"),
-        ({"name": "hf-hub:timm/resnet18"}, "name 'hf-hub:timm/resnet18' is no network of timm"),
-        ({"name": "deit_tiny_patch16_224"}, "name 'deit_tiny_patch16_224' is a network for images of one size"),
-        ({"name": "test_vit"}, r"stages has res3, but test_vit has no .* map of stride 8; it has strides 16 \(res4\)"),
-        ({"name": "test_convnext", "stages": ["res2", "p3"]}, "stages must be one of 'res2', .*, not 'p3'"),
-        ({"name": "test_resnet", "norm": "GN"}, "norm must be one of 'FrozenBN', 'BN', not 'GN'"),
-        ({"name": "test_convnext", "freeze_at": 1}, "freeze_at is 1, but test_convnext has no stem"),
-        (
-            {"name": "hrnet_w18_small", "freeze_at": 2},
-            "freeze_at is 2, but res2 of hrnet_w18_small depends on branches of all",
-        ),
-    ],
-)
-def test_unfit_networks_of_timm_are_named(arguments, message):
-    with pytest.raises(UserError, match=message):
-        TimmBackbone(**arguments)
-
-
 def test_missing_timm_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # importing it fails
     with pytest.raises(
         UserError, match=r"needs timm, which is not installed: pip install '\.\[timm\]' in the checkout"
     ):
         TimmBackbone("test_resnet")
-
-
-def test_norm_of_timm():
-    frozen = list(TimmBackbone("test_efficientnet").modules())
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen)
-    trained = list(TimmBackbone("test_efficientnet", norm="BN").modules())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in trained)
 
 
 def test_what_no_wanted_map_depends_on_does_not_train():
