@@ -13,7 +13,7 @@ def texts(panel: Axes) -> list[str]:
 def outlines(panel: Axes) -> dict[tuple[float, ...], str]:
     """Corners of boxes -> color, in the order of drawing."""
     return {
-        tuple(patch.get_bbox().extents.tolist()): to_hex(patch.get_edgecolor())
+        tuple(map(float, patch.get_bbox().extents)): to_hex(patch.get_edgecolor())
         for patch in panel.patches
         if isinstance(patch, Rectangle)
     }
