@@ -31,8 +31,8 @@ by 1.25 or 1.5, the first, 6.25 to 10 or 7.5 to 12, still holds none; by 2, 10 t
 EASY = images_of([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 40.0, 40.0]])
 
 
-def config(meta_architecture: str = "FCOS") -> CfgNode:
-    cfg = tiny_config(meta_architecture)
+def config(*args: str) -> CfgNode:
+    cfg = tiny_config(*args)
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 128, 200
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (96, 128), 200
     return cfg
@@ -130,10 +130,8 @@ def test_a_cost_below_that_of_the_given_config():
 
 
 def test_anchors_are_refused():
-    cfg = config("GeneralizedRCNN")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     with pytest.raises(UserError, match="--suggest is for FCOS and FCOSRPN"):
-        suggest(cfg, EASY)
+        suggest(config("GeneralizedRCNN", "RPN"), EASY)
 
 
 @pytest.mark.parametrize(
