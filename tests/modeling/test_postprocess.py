@@ -96,6 +96,13 @@ def test_boxes_tell_the_location_that_they_were_seen_from():
     assert instances.location_idxs.tolist() == [86, 11, 103]
 
 
+@pytest.mark.parametrize(("min_box_size", "expected"), [(0.0, 2), (4.0, 1), (16.0, 0)])
+def test_boxes_must_be_larger_than_the_least_size(min_box_size, expected):
+    found = nothing_but({11: (2.0, 0.0, [0.2] * 4), 16: (1.0, 0.0, [1.0] * 4)})  # sides 3.2 and 16 pixels
+    (instances,) = FCOSPostProcessor(**DETECTOR, min_box_size=min_box_size)(found, LOCATIONS, [SIZE])
+    assert len(instances) == expected
+
+
 def test_ties_do_not_give_more_than_k():
     found = nothing_but({})
     (instances,) = FCOSPostProcessor(**{**PROPOSALS, "post_nms_topk": 5})(found, LOCATIONS, [SIZE])
