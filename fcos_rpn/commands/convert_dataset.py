@@ -48,7 +48,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="see above; only COCO has several files")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="to write to; it is made")
-    parser.add_argument("--to", choices=("coco", "yolo"), help="default: coco, or yolo if the input is in COCO's format")
+    parser.add_argument("--to", choices=("coco", "yolo"), help="default: coco, or yolo for a COCO json")
     parser.add_argument(
         "--images",
         nargs="+",
@@ -67,7 +67,7 @@ def read(inputs: Sequence[Path], images: Sequence[Path] | None) -> list[Split]:
     if suffix in (".json", ".xml") and not images:
         raise UserError(f"{first}: does not say where the pictures are; give --images FOLDER")
     if suffix == ".json":
-        folders = [*images or ()]
+        folders = [*images] if images else []
         if len(folders) not in (1, len(inputs)):
             raise UserError(f"--images: give one folder, or one for each of the {len(inputs)} json files")
         return read_coco(inputs, folders if len(folders) == len(inputs) else folders * len(inputs))
@@ -75,8 +75,8 @@ def read(inputs: Sequence[Path], images: Sequence[Path] | None) -> list[Split]:
         raise UserError(f"{inputs[1]}: only COCO's json files are converted together; convert one after the other")
     if images and len(images) > 1:
         raise UserError(f"--images: {first} takes one folder")
-    if suffix == ".xml":
-        return read_cvat(first, (images or ())[0])
+    if suffix == ".xml" and images:
+        return read_cvat(first, images[0])
     if suffix in (".yaml", ".yml") or (first / "data.yaml").is_file():
         if images:
             raise UserError(f"--images: {first} says itself where the pictures are; leave the option out")

@@ -1,7 +1,7 @@
 """Pascal VOC and CVAT, which hotcoco reads.
 
-hotcoco numbers VOC's classes in the order of labels.txt, or of the alphabet without one. A box that is `difficult` becomes a
-crowd: training leaves it out, and evaluation does not count it.
+hotcoco numbers VOC's classes in the order of labels.txt, or of the alphabet without one. A `difficult` box becomes a crowd:
+training leaves it out, and evaluation does not count it.
 """
 
 import contextlib

@@ -3,12 +3,13 @@
 A line of a label file is a class and a box (center x, center y, width, height), or a class and the x, y of a polygon;
 all are fractions of the picture's size after its EXIF rotation.
 
-hotcoco's `COCO.from_yolo` and `to_yolo` (1.3) are not used. Reading leaves out pictures without a label file and all
-subfolders, writes file names without their suffix, ignores the EXIF rotation, accepts NaN, refuses polygons, WebP, names
-as an inline dict or as quoted items of a list, and wants the data.yaml among the labels. Writing loses subfolders.
+hotcoco's `COCO.from_yolo` and `to_yolo` (1.3) are not used. `from_yolo` leaves out subfolders and pictures without a label
+file, drops the suffixes of file names, ignores the EXIF rotation, accepts NaN, refuses polygons, WebP, and names as an
+inline dict or as quoted items of a list, and wants the data.yaml among the labels. `to_yolo` loses subfolders.
 """
 
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_yolo(data_yaml: Path) -> list[Split]:
 
 
 def write_yolo(splits: Sequence[Split], folder: Path) -> Path:
-    """Write labels, copies of the pictures and a data.yaml. Crowds are left out, since YOLO has none, and so are outlines.
+    """Write labels, copies of the pictures and a data.yaml, without crowds, which YOLO has not, and outlines.
 
     Args:
         splits: their categories are the same.
@@ -92,7 +93,7 @@ def write_yolo(splits: Sequence[Split], folder: Path) -> Path:
 
 
 def label_file(picture: Path) -> Path:
-    """Return the path with its last folder `images` replaced by `labels`; without one, labels lie beside the pictures."""
+    """Replace the last folder `images` of a path by `labels`; without one, labels lie beside the pictures."""
     parts = [*picture.parent.parts]
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -126,14 +127,16 @@ def _pictures_of(data_yaml: Path, data: dict[str, Any], key: str) -> list[Path]:
     """The pictures of a split, which is a folder, a text file that lists pictures, or a list of these."""
     files: list[Path] = []
     for value in data[key] if isinstance(data[key], list) else [data[key]]:
-        # Roboflow writes ../train/images for what lies beside its data.yaml, and `path` is often that of another machine.
-        bases = data_yaml.parent / (data.get("path") or ""), data_yaml.parent
-        candidates = [base / text for base in bases for text in (str(value), str(value).removeprefix("../"))]
+        # Roboflow writes ../train/images for what lies beside its data.yaml, and `path` is often another machine's.
+        bases = data_yaml.parent / str(data.get("path") or ""), data_yaml.parent
+        texts = str(value), str(value).removeprefix("../")
+        candidates = [Path(os.path.normpath(base / text)) for base in bases for text in texts]
         source = next((path for path in candidates if path.exists()), None)
         if source is None:
             raise UserError(f"{data_yaml}: {key}: there is no {candidates[0]}; correct 'path' or {key!r}")
         if source.is_file():
-            listed = [source.parent / line.strip() for line in source.read_text("utf-8").splitlines() if line.strip()]
+            lines = filter(None, map(str.strip, source.read_text("utf-8").splitlines()))
+            listed = [Path(os.path.normpath(source.parent / line)) for line in lines]
             if missing := [file for file in listed if not file.is_file()]:
                 raise UserError(f"{source}: lists {missing[0]}, which is missing; correct the list")
             if not listed:
