@@ -19,7 +19,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.formats.coco import read_coco, write_coco
+from ..data.formats.json_files import read_coco, write_coco
 from ..data.formats.splits import Split
 from ..data.formats.xml import read_cvat, read_voc
 from ..data.formats.yolo import read_yolo, write_yolo
@@ -93,14 +93,16 @@ def summary(split: Split) -> str:
     num_empty = len(images) - len({annotation["image_id"] for annotation in annotations})
     names = ", ".join(category["name"] for category in split.content["categories"])
     crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
-    boxes = f"{len(annotations)} boxes" + (f" ({crowds} of them crowd or difficult)" if crowds else "")
+    boxes = f"{len(annotations)} box{'es' * (len(annotations) != 1)}" + (
+        f" ({crowds} of them crowd or difficult)" if crowds else ""
+    )
     return f"{len(images)} images ({num_empty} without boxes), {boxes}, classes {names}"
 
 
 def check_command(splits: Sequence[Split], json_files: Sequence[Path]) -> str:
     """The command that checks what was written, the validation set with it if there is one."""
     files = {split.name: (split.images, json_file) for split, json_file in zip(splits, json_files, strict=True)}
-    name = "train" if "train" in files else [*files][0]
+    name = "train" if "train" in files else next(iter(files))
     words: list[object] = ["--images", files[name][0], "--annotations", files[name][1]]
     if name == "train" and (val := files.get("val", files.get("test"))):
         words += ["--val-images", val[0], "--val-annotations", val[1]]

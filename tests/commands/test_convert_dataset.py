@@ -39,10 +39,10 @@ def convert(*arguments):
 def test_the_printed_command_finds_no_errors(yolo, tmp_path, capsys):
     assert convert(yolo, "--output", tmp_path / "coco") == 0
     *written, last = capsys.readouterr().out.splitlines()
-    images = yolo.parent / "images"
     assert written == [
-        f"{tmp_path}/coco/train.json: 2 images (1 without boxes), 2 boxes, classes zebra, cat; pictures in {images}/train",
-        f"{tmp_path}/coco/val.json: 2 images (1 without boxes), 1 boxes, classes zebra, cat; pictures in {images}/val",
+        f"{tmp_path}/coco/{name}.json: 2 images ({empty} without boxes), {boxes}, classes zebra, cat; pictures in "
+        f"{yolo.parent}/images/{name}"
+        for name, empty, boxes in (("train", 1, "2 boxes"), ("val", 1, "1 box"))
     ]
     command = shlex.split(last.removeprefix("next: fcos-rpn check "))
     (tmp_path / "tiny.yaml").write_text(tiny_config().dump())

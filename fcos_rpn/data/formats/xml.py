@@ -1,7 +1,7 @@
 """Pascal VOC and CVAT, which hotcoco reads.
 
-hotcoco numbers VOC's classes in the order of labels.txt, or of the alphabet without one. A `difficult` box becomes a crowd:
-training leaves it out, and evaluation does not count it.
+hotcoco numbers VOC's classes in the order of labels.txt, or of the alphabet without one. A `difficult` box becomes a
+crowd: training leaves it out, and evaluation does not count it.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def read_voc(folder: Path, images: Path | None = None) -> list[Split]:
         members = {NO_SPLIT: [*({**dict.fromkeys(stems), **dict.fromkeys(pictures)})]}
     splits = []
     for name, names in members.items():
-        chosen = []
+        chosen: list[dict[str, Any]] = []
         for stem in names:
             if stem not in pictures:
                 where = lists[name] if lists[name].is_file() else annotations / f"{stem}.xml"

@@ -3,9 +3,9 @@
 A line of a label file is a class and a box (center x, center y, width, height), or a class and the x, y of a polygon;
 all are fractions of the picture's size after its EXIF rotation.
 
-hotcoco's `COCO.from_yolo` and `to_yolo` (1.3) are not used. `from_yolo` leaves out subfolders and pictures without a label
-file, drops the suffixes of file names, ignores the EXIF rotation, accepts NaN, refuses polygons, WebP, and names as an
-inline dict or as quoted items of a list, and wants the data.yaml among the labels. `to_yolo` loses subfolders.
+hotcoco's `COCO.from_yolo` and `to_yolo` (1.3) are not used. `from_yolo` leaves out subfolders and pictures without a
+label file, drops the suffixes of file names, ignores the EXIF rotation, accepts NaN, refuses polygons, WebP, and names
+as an inline dict or as quoted items of a list, and wants the data.yaml among the labels. `to_yolo` loses subfolders.
 """
 
 import math
@@ -150,12 +150,18 @@ def _pictures_of(data_yaml: Path, data: dict[str, Any], key: str) -> list[Path]:
 def _read_split(name: str, files: list[Path], labels: list[Path], classes: dict[int, str]) -> Split:
     folder = common_folder(files)
     ids = {number: i for i, number in enumerate(classes, 1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, (file, label) in enumerate(zip(files, labels, strict=True), 1):
         width, height = picture_size(file)
         images.append({"id": i, "file_name": file.relative_to(folder).as_posix(), "width": width, "height": height})
         for number, shape in _read_labels(label, classes) if label.is_file() else ():
-            annotation = {"id": len(annotations) + 1, "image_id": i, "category_id": ids[number], "iscrowd": 0}
+            annotation: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": i,
+                "category_id": ids[number],
+                "iscrowd": 0,
+            }
             pixels = [value * (width, height)[j % 2] for j, value in enumerate(shape)]
             if len(pixels) == 4:
                 x, y, w, h = pixels

@@ -10,7 +10,7 @@ from tests.data.small_coco import small_coco, write_coco
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of 80 x 60 pixels: two to train on, one of them in a subfolder and without a label file, and one more."""
+    """Pictures of 80 x 60 pixels: two to train on, the one in a subfolder without a label file, and one more."""
     for name in ("train/1.png", "train/night/2.webp", "val/3.jpg"):
         picture = tmp_path / "images" / name
         picture.parent.mkdir(parents=True, exist_ok=True)
