@@ -318,6 +318,7 @@ def test_lvis_classes_are_counted_from_1(register_dataset):
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
+@pytest.mark.usefixtures("detectron2_restored")
 def test_a_json_of_lvis_is_evaluated_by_its_protocol(tmp_path):
     """Image a has a cat (id 2). Nobody looked for cats in image b, so that a detection there does not count; by COCO's
     protocol the surer one makes it 50. Ids of images are text, so that the json is rewritten."""
