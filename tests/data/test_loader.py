@@ -64,14 +64,6 @@ def test_a_subset_is_the_same_in_every_epoch_and_another_of_another_seed():
     assert set(order.epoch(1, 0).tolist()) != set(epochs[0])
 
 
-def test_positions_count_on_through_the_epochs():
-    order = ImageOrder([TALL] * 3)
-    places = list(itertools.chain.from_iterable(first(order.batches(5, 2), 6)))
-    assert [place.position for place in places] == list(range(12))
-    expected = [order.epoch(5, number).tolist() for number in range(4)]
-    assert [place.image for place in places] == list(itertools.chain.from_iterable(expected))
-
-
 def test_grouping_worked_out_by_hand(monkeypatch):
     # Images 0, 1 and 3 are wide; every epoch is 0 1 2 3 4. By position, with w(ide) and t(all):
     #   0w 1w 2t 3w 4t  5w 6w 7t 8w 9t  10w ...
@@ -80,15 +72,6 @@ def test_grouping_worked_out_by_hand(monkeypatch):
     batches = first(order.batches(0, 2), 6)
     assert positions(batches) == [[0, 1], [2, 4], [3, 5], [6, 8], [7, 9], [10, 11]]
     assert [[place.image for place in batch] for batch in batches] == [[0, 1], [2, 4], [3, 0], [1, 3], [2, 4], [0, 1]]
-
-
-def test_groups_are_of_one_kind_and_lose_no_image():
-    is_wide = [index % 3 == 0 for index in range(10)]
-    batches = first(ImageOrder(is_wide).batches(0, 4), 50)
-    assert all(len({is_wide[place.image] for place in batch}) == 1 for batch in batches)
-    used = {position for batch in positions(batches) for position in batch}
-    assert len(used) == 200
-    assert len(set(range(max(used))) - used) <= 3  # of the other kind, which wait for a fourth
 
 
 @pytest.mark.parametrize(
@@ -155,10 +138,6 @@ def of_records(num_workers: int = 0, *, start: int = 0, batch_size: int = 4) -> 
     )
     loader.start = start
     return loader
-
-
-def test_images_that_are_as_tall_as_wide_are_grouped_with_the_tall():
-    assert are_wide([{"width": 3, "height": 4}, {"width": 4, "height": 4}, {"width": 5, "height": 4}]) == [0, 0, 1]
 
 
 @pytest.mark.parametrize("start", [0, 1, 7])
