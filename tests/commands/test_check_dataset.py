@@ -67,6 +67,8 @@ def test_no_errors(folder, config, capsys):
         "0 errors, 1 warning",
     ]
     assert "4/4" in captured.err  # the bar
+    assert run(folder, config, "--strict") == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 error, 0 warnings"
 
 
 def test_errors_come_a_line_each_and_are_counted(folder, config, capsys):
@@ -82,11 +84,6 @@ def test_errors_come_a_line_each_and_are_counted(folder, config, capsys):
         "error: annotation 101 of image 11 (11.png): bbox [10, 20, -30, 40] has a negative size"
     )
     assert errors[1].startswith("error: image 12 (12.png): not a picture, but an empty file")
-
-
-def test_strict_makes_warnings_errors(folder, config, capsys):
-    assert run(folder, config, "--strict") == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "1 error, 0 warnings"
 
 
 def test_masks_and_keypoints_are_those_of_the_config(folder, config, capsys):
