@@ -39,6 +39,7 @@ OVERRIDES: Mapping[str, Any] = {
 """Six epochs of 21 pictures, with all that a resumed training has to restore: statistics of batch
 normalization, momenta, warm-up and steps of the rate, batches of two shapes, sizes and mirroring, sampled proposals."""
 
+
 def add_common_arguments(parser: argparse.ArgumentParser, *, output: str) -> None:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="that load images; default: %(default)s")
     parser.add_argument(
