@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dev.benchmark import assignment, evaluation, growth, inference, losses, proposals, training
 from dev.benchmark.measuring import Comparison, Setup, measure
+from dev.benchmark.peers import CONFIGS
 from dev.benchmark.report import Report, growth_table
 from fcos_rpn import UserError
 from fcos_rpn.errors import make_folder, user_errors_as_messages
@@ -50,7 +51,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     for name, about in [*((name, about) for name, (about, _) in SUBJECTS.items()), ("all", "all of these")]:
         subject = subjects.add_parser(name, parents=[common], help=about, description=about)
         if name == "inference":
-            subject.add_argument("--backbone", default="R50", help="R50 or mobilenet_v2 (default: %(default)s)")
+            subject.add_argument("--backbone", choices=CONFIGS, default="R50", help="default: %(default)s")
             subject.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: 800 1067")
             subject.add_argument("--batch", type=int, default=1, help="default: %(default)s")
     return parser
