@@ -133,7 +133,7 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         raise UserError(f"no config file {path}")
     try:
         content = CfgNode.load_yaml_with_base(str(path))
-        given = _flatten(content) if isinstance(content, Mapping) else None
+        given = flatten(content) if isinstance(content, Mapping) else None
     except TypeError:  # the loader's answer to a file, or a base of it, that is empty or a mere number
         given = None
     except RecursionError as error:
@@ -168,7 +168,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 def _require_known(cfg: CfgNode, given: Mapping[str, Any], source: str) -> None:
-    known = _flatten(cfg)
+    known = flatten(cfg)
     for key in given:
         if key not in known and _is_node(cfg, key):
             member = next(name for name in known if name.startswith(f"{key}."))
@@ -181,17 +181,18 @@ def _require_known(cfg: CfgNode, given: Mapping[str, Any], source: str) -> None:
 
 
 def _why(cfg: CfgNode, given: Mapping[str, Any], error: Exception) -> str:
-    known = _flatten(cfg)
+    known = flatten(cfg)
     for key, value in given.items():
         if isinstance(known.get(key), float) and type(value) is int:
             return f"{key} is a float and wants a point: {value}.0, not {value}"
     return str(error.args[0] if error.args else error)
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Map every key of a config, such as `MODEL.FCOS.NORM`, to its value."""
     flat: dict[str, Any] = {}
     for name, value in node.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
     return flat
 
 
