@@ -47,7 +47,7 @@ def _figures(analysis: Analysis, rules: Sequence[str], levels: Sequence[str]) ->
         },
         **{
             f"boxes of {_bin_name(low, high)} positives": f"{_share_of_bin(analysis, low, high):.2f} %"
-            for low, high in itertools.pairwise((*POSITIVES, None))
+            for low, high in zip(POSITIVES, (*POSITIVES[1:], None), strict=True)
         },
         f"{'anchors' if rules else 'locations'} an image": _per_image(analysis.samples_per_image),
         "output variables an image": _per_image(analysis.outputs_per_image),

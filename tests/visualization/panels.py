@@ -2,6 +2,7 @@
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 
@@ -11,4 +12,8 @@ def texts(panel: Axes) -> list[str]:
 
 def outlines(panel: Axes) -> dict[tuple[float, ...], str]:
     """Corners of boxes -> color, in the order of drawing."""
-    return {tuple(patch.get_bbox().extents.tolist()): to_hex(patch.get_edgecolor()) for patch in panel.patches}
+    return {
+        tuple(map(float, patch.get_bbox().extents)): to_hex(patch.get_edgecolor())
+        for patch in panel.patches
+        if isinstance(patch, Rectangle)
+    }

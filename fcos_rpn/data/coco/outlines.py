@@ -24,11 +24,11 @@ def are_numbers(values: Collection[Any]) -> bool:
     return {*map(type, values)} <= {int, float} and all(map(LARGEST_NUMBER.__gt__, map(abs, values)))
 
 
-def segmentation_problem(segmentation: object, image_size: tuple[int, int] | None) -> str | None:
+def segmentation_problem(segmentation: object, image_size: tuple[int, int]) -> str | None:
     """
     Args:
         segmentation: polygons, a run-length encoding as COCO writes it, or anything else; None and [] are no problem.
-        image_size: height and width that a run-length encoding must have; None, if these are not known.
+        image_size: height and width that a run-length encoding must have.
     """
     if segmentation is None:
         return None
@@ -89,11 +89,11 @@ def keypoints_problem(keypoints: object, names: Collection[str]) -> str | None:
     return None
 
 
-def _encoding_problem(encoding: dict[str, Any], image_size: tuple[int, int] | None) -> str | None:
+def _encoding_problem(encoding: dict[str, Any], image_size: tuple[int, int]) -> str | None:
     size, counts = encoding.get("size"), encoding.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         return f"segmentation: size {short_repr(size)} is not height and width; correct or delete the segmentation"
-    if image_size is not None and tuple(size) != image_size:
+    if tuple(size) != image_size:
         return (
             f"segmentation: size {short_repr(size)} is not the height and width of the image, {list(image_size)}; "
             "correct or delete the segmentation"
