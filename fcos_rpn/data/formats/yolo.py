@@ -59,7 +59,8 @@ def write_yolo(splits: Sequence[Split], folder: Path) -> Path:
         The data.yaml.
 
     Raises:
-        UserError: the folder is not empty or cannot be written, or a picture is missing.
+        UserError: the folder is not empty or cannot be written, a picture is missing, or two would share a label
+            file.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; name a new folder")
@@ -78,6 +79,11 @@ def write_yolo(splits: Sequence[Split], folder: Path) -> Path:
         for image in split.content["images"]:
             picture = folder / "images" / split.name / image["file_name"]
             labels = label_file(picture)
+            if labels.exists():
+                raise UserError(
+                    f"{split.images / image['file_name']}: another picture of {split.name} has the same name but for its "
+                    "suffix, so both would have one label file; rename one"
+                )
             for file in (picture, labels):
                 make_folder(file.parent)
             try:

@@ -136,5 +136,10 @@ def test_crowds_are_not_written_and_ids_become_numbers(tmp_path):
     dog_and_cat = "1 0.3125 0.6666666667 0.375 0.6666666667\n0 0.5 0.5 1 1\n"
     assert labels == {"11.txt": dog_and_cat, "12.txt": "", "13.txt": "", "14.txt": ""}
     assert yaml.safe_load(data_yaml.read_text())["names"] == {0: "cat", 1: "dog", 2: "parrot"}
+    content = small_coco()
+    content["images"][1]["file_name"] = "11.jpg"
+    (images / "12.png").rename(images / "11.jpg")
+    with pytest.raises(UserError, match=r"11\.jpg: another picture of train has the same name but for its suffix"):
+        write_yolo([Split("train", images, content)], tmp_path / "other")
     with pytest.raises(UserError, match="is not empty; name a new folder"):
         write_yolo([Split("train", images, small_coco())], tmp_path / "yolo")
