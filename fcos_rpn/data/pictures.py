@@ -127,11 +127,7 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def size_problem(file: str | os.PathLike[str], picture: NDArray[np.uint8], size: tuple[int, int]) -> str | None:
-    """
-    Args:
-        file, picture: see `read_picture`.
-        size: width and height that the json says.
-    """
+    """Say how a picture differs from the width and height that the json says."""
     height, width = picture.shape[:2]
     if (width, height) == size:
         return None

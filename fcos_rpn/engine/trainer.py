@@ -1,5 +1,6 @@
 """The training loop, made of parts that a config front (`yaml`, `lazy`) or a user's own code puts together."""
 
+import functools
 import logging
 import time
 import weakref
@@ -198,7 +199,7 @@ class Trainer(SimpleTrainer):
             with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
                 losses = self._losses(batch)
             self.optimizer.zero_grad()
-            self.scaler.scale(sum(losses.values())).backward()
+            self.scaler.scale(functools.reduce(torch.add, losses.values())).backward()
             self.after_backward()
             self._write_metrics(losses, data_time)
             self.scaler.unscale_(self.optimizer)  # so that gradients are clipped at their true size

@@ -25,11 +25,7 @@ class CheckedPictures(NamedTuple):
 
 
 def check_pictures(folder: Path, images: Sequence[Entry]) -> CheckedPictures:
-    """
-    Args:
-        folder: that the `file_name`s are relative to.
-        images: of the json; each with an id and a file that is there.
-    """
+    """Read the pictures of images whose files are there."""
     checked = CheckedPictures([], [], set())
     real_folder = Path(os.path.realpath(folder))
     links = [

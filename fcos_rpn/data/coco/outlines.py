@@ -25,10 +25,9 @@ def are_numbers(values: Collection[Any]) -> bool:
 
 
 def segmentation_problem(segmentation: object, image_size: tuple[int, int]) -> str | None:
-    """
-    Args:
-        segmentation: polygons, a run-length encoding as COCO writes it, or anything else; None and [] are no problem.
-        image_size: height and width that a run-length encoding must have.
+    """Say what keeps a value from being polygons, or COCO's run-length encoding of this height and width.
+
+    None and [] are no problem.
     """
     if segmentation is None:
         return None
@@ -54,11 +53,7 @@ def is_flat(segmentation: object) -> bool:
 
 
 def lacks_polygon(segmentation: object) -> bool:
-    """Whether there are polygons, and all of them have too few points: Detectron2 leaves out the whole annotation.
-
-    Args:
-        segmentation: without a problem.
-    """
+    """Whether all polygons of a sound segmentation have too few points: Detectron2 leaves out such annotations."""
     return (
         isinstance(segmentation, list)
         and bool(segmentation)
@@ -67,10 +62,9 @@ def lacks_polygon(segmentation: object) -> bool:
 
 
 def keypoints_problem(keypoints: object, names: Collection[str]) -> str | None:
-    """
-    Args:
-        keypoints: x, y and visibility of each, in one list; None and [] are no problem.
-        names: of the keypoints of the annotation's category; empty if it names none.
+    """Say what keeps a value from being x, y and visibility of each of the category's keypoint names, if it has any.
+
+    None and [] are no problem.
     """
     if keypoints is None or keypoints == []:
         return None

@@ -91,12 +91,7 @@ def find_repairs(
     with_masks: bool,
     with_keypoints: bool,
 ) -> Repairs:
-    """
-    Args:
-        annotations: without problems.
-        images, categories: by the ids that the annotations name.
-        with_masks, with_keypoints: see `load_annotations`.
-    """
+    """Find the repairs of annotations without problems; images and categories are by the ids that these name."""
     kinds: dict[str, list[int]] = {}
     nothing = [0.0, 0.0, 0.0, 0.0]
     is_box = [bool(annotation.get("bbox")) for annotation in annotations]
@@ -156,10 +151,7 @@ def _num_keypoints(categories: Any) -> int:
 
 
 def _fill_ins(annotation: Entry, ids: set[int]) -> list[str]:
-    """
-    Args:
-        ids: of earlier annotations; this one's is added.
-    """
+    """Name the values to fill in or replace; adds the annotation's id to the `ids` of earlier ones."""
     names = []
     area, annotation_id = annotation.get("area"), annotation.get("id")
     if annotation.get("ignore"):
@@ -180,11 +172,7 @@ def _fill_ins(annotation: Entry, ids: set[int]) -> list[str]:
 
 
 def apply_repairs(annotations: Sequence[Entry], repairs: Repairs, categories: Sequence[Entry]) -> list[Entry]:
-    """Change annotations in place.
-
-    Returns:
-        Those that are left.
-    """
+    """Change annotations in place, and return those that are left."""
 
     def concerned(*kinds: str) -> list[Entry]:
         return [annotations[position] for kind in kinds for position in repairs.kinds.get(kind, ())]
@@ -238,12 +226,7 @@ def _why_repaired(kind: str, annotation: Entry, images: Mapping[Any, Entry]) -> 
 
 
 def nothing_to_learn(num_crowds: int, dropped: Mapping[str, int]) -> str:
-    """Why a data set has no box to learn, and what to do.
-
-    Args:
-        num_crowds: its crowd regions.
-        dropped: kinds of repairs, some of `DROPPING`, -> how many annotations.
-    """
+    """Say why a data set has no box to learn, and what to do; `dropped` counts annotations by kind of repair."""
     causes = [f"{number:,} {kind}" for kind, number in dropped.items() if kind in DROPPING]
     if num_crowds:
         causes.append(

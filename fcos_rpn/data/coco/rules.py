@@ -72,7 +72,7 @@ def is_name(image_id: object) -> bool:
 
 
 def id_problem(key: str, entry: Any) -> Problem | None:
-    """Of an image or a category."""
+    """What keeps an entry of the list `key` from having an id."""
     if not isinstance(entry, dict):
         return Problem("no object", f"is {short_repr(entry)}, not an object; correct or delete it")
     entry_id = entry.get("id")
@@ -93,10 +93,7 @@ def category_problems(category: Entry) -> Iterator[Problem]:
 
 
 def file_name_problem(image: Entry, folder: str | None) -> Problem | None:
-    """
-    Args:
-        folder: of the images, absolute, which an absolute name may lead into; None accepts any absolute one.
-    """
+    """What is wrong with the file name of an image, in an absolute folder; without one, any absolute name passes."""
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name or "\0" in file_name:
         text = f"file_name {short_repr(file_name)} is no text; name the picture's file"
@@ -124,11 +121,7 @@ def size_problems(image: Entry) -> Iterator[Problem]:
 def annotation_problems(
     annotation: Entry, images: Mapping[Any, Entry], categories: Mapping[int, Entry]
 ) -> Iterator[Problem]:
-    """
-    Args:
-        annotation: any object.
-        images, categories: by id; they may have problems of their own.
-    """
+    """What is wrong with an annotation, among images and categories by id that may have problems of their own."""
     image_id, category_id, bbox = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
     if not is_name(image_id) or image_id not in images:
         yield _wrong_key_or(_unknown_image(image_id, images), annotation, "image_id")
