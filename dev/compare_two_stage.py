@@ -29,6 +29,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dev.experiment.fold import split
+from dev.experiment.plots import plot_lines
 from dev.experiment.run import best_rate, load_model, run
 from dev.experiment.summary import by_system, mean_and_spread, read_results
 from dev.experiment.system import Experiment, add_experiment_arguments
@@ -39,7 +40,6 @@ from fcos_rpn.engine.progress import log_to
 from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.errors import user_errors_as_messages
 from fcos_rpn.evaluation import write_results
-from fcos_rpn.visualization import plot_proposal_limits, save_figure
 
 COMPARED = ("rpn", "fcos_rpn", "fcos")
 FIGURES = ("AP", "AP50", "AP75", "AR@100", "AR@1000")
@@ -89,7 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.proposals:
         results["limits"] = by_limit(experiment, names, rates, seeds, args.proposals)
         write_results(file, results)
-        save_figure(plot_proposal_limits(limit_curves(results)), args.output / "limits")
+        curves = limit_curves(results)
+        panels = [{name: {k: x[i] for k, x in curve.items()} for name, curve in curves.items()} for i in (0, 1)]
+        titles = ("AP over proposals", "Seconds an image over proposals")
+        plot_lines(dict(zip(titles, panels, strict=True)), args.output / "limits.png")
     print(f"\n{table(results)}")
 
 
