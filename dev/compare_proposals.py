@@ -11,6 +11,7 @@ Examples:
 """
 
 import argparse
+import json
 import pickle
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from tabulate import tabulate
 
 from dev.experiment.plots import plot_lines
 from dev.experiment.run import best_rate, run
-from dev.experiment.summary import by_system, mean_and_spread, read_results
+from dev.experiment.summary import by_system, mean_and_spread
 from dev.experiment.system import Experiment, System, add_experiment_arguments
 from fcos_rpn.data import load_annotations
 from fcos_rpn.engine.progress import log_to
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate and print a table."""
     args = build_argument_parser().parse_args(arguments)
     if args.table:
-        print(table(read_results(args.table)))
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
         return
     experiment = Experiment(
         args=args,

@@ -16,6 +16,7 @@ Examples:
 
 import argparse
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from dev.experiment.fold import split
 from dev.experiment.plots import plot_lines
 from dev.experiment.run import best_rate, load_model, run
-from dev.experiment.summary import by_system, mean_and_spread, read_results
+from dev.experiment.summary import by_system, mean_and_spread
 from dev.experiment.system import Experiment, add_experiment_arguments
 from dev.experiment.variants import GENERATORS, screened_systems, system_of, trained_system
 from fcos_rpn import UserError
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate and print a table."""
     args = build_argument_parser().parse_args(arguments)
     if args.table:
-        print(table(read_results(args.table)))
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
         return
     if args.screen and args.proposals:
         raise UserError("--proposals goes without --screen: what is screened is not evaluated on the test images")

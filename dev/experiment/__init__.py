@@ -5,5 +5,5 @@ variants    the systems of a Faster R-CNN: a proposal generator and variants
 fold        hold a part of the training images out, for choices
 run         train and evaluate a system, or take up an earlier run of the same settings; choose its learning rate
 plots       figures of several systems as lines
-summary     read the results of runs; mean and spread over seeds
+summary     figures of runs; mean and spread over seeds
 """
