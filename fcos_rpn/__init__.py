@@ -1,6 +1,7 @@
 """FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path.
 
-Importing registers META_ARCH `FCOS` and `GeneralizedRCNNWithProposals`, PROPOSAL_GENERATOR `FCOSRPN`, RPN_HEAD
+Importing registers META_ARCH `FCOS`, `GeneralizedRCNNWithProposals` and `BatchedProposalNetwork`, PROPOSAL_GENERATOR
+`FCOSRPN`, RPN_HEAD
 `NormRPNHead`, ROI_HEADS `FusedScoreROIHeads` and `FusedScoreCascadeROIHeads`, and BACKBONE
 `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_{torchvision,timm}_{fpn,p6_fpn}_backbone`.
 

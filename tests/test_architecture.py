@@ -46,10 +46,10 @@ MODELING = {
     "backbones": 3,
     "training_log": 3,
     "core": 4,
-    "rcnn": 6,
     "meta_arch": 5,
     "proposal_generator": 5,
     "find": 6,
+    "rcnn": 6,
     "tta": 6,
 }
 """The same for the modules of `modeling`. A new module gets its floor here."""

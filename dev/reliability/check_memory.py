@@ -133,7 +133,7 @@ def watch(
     Raises:
         UserError: if it fails.
     """
-    samples = []
+    samples: list[Sample] = []
     with started(command, output, workers) as training:
         begin, process = time.monotonic(), training.process
         print(f"log: {training.log_file}", flush=True)

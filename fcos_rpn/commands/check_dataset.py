@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_learned=name != "val",
         )
         lines.add(content.findings, name, json_file)
-        pictures = check_pictures(images, content.pictures, show_progress=bool(content.pictures))
+        pictures = check_pictures(images, content.pictures)
         lines.add([*pictures.findings, *equal_pictures(pictures)], name, json_file)
         lines.add(learner.findings(content, pictures), name)
         checked[name] = content, pictures

@@ -135,8 +135,7 @@ def test_anchors_that_count_pixels_by_hand():
 
 
 def test_the_box_convention_chooses_the_anchors():
-    cfg = tiny_config("ProposalNetwork")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+    cfg = tiny_config("ProposalNetwork", "RPN")
     modern, _ = build_sampler(cfg, 1)
     legacy, _ = build_sampler(cfg, 1, box_convention="legacy")
     assert modern.corner_shift.tolist() == [0, 0, 0, 0]

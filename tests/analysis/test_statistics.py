@@ -93,8 +93,8 @@ def test_box_convention(json_file):
 
 
 def test_anchors_report_the_three_rules(json_file):
-    cfg = tiny_config("GeneralizedRCNN")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
+    cfg = tiny_config("GeneralizedRCNN", "RPN")
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 64, 128, 256, 512]]
     found = analyze(cfg, read_boxes(json_file))
     assert list(found.best_possible_recall_by_rule) == ["none", "IoU >= .4", "all"]
     assert found.best_possible_recall_by_rule["all"] == found.best_possible_recall
@@ -125,8 +125,7 @@ def test_roles(architecture, generator, sampler_type, levels, num_classes):
 
 
 def test_neither_locations_nor_anchors():
-    cfg = tiny_config("GeneralizedRCNN")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
+    cfg = tiny_config("GeneralizedRCNN", "PrecomputedProposals")
     with pytest.raises(UserError, match=r"GeneralizedRCNN with .* PrecomputedProposals cannot be analyzed"):
         build_sampler(cfg, 80)
 

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from fcos_rpn import UserError
 from fcos_rpn.analysis import Annotations, analyze
 from fcos_rpn.analysis import suggest as suggest_module
-from fcos_rpn.analysis.suggest import Margin, suggest, worthwhile
+from fcos_rpn.analysis.suggest import Margin, suggest, tiles_advice, worthwhile
 from tests.tiny import tiny_config
 
 
@@ -31,8 +31,8 @@ by 1.25 or 1.5, the first, 6.25 to 10 or 7.5 to 12, still holds none; by 2, 10 t
 EASY = images_of([[10.0, 10.0, 30.0, 30.0], [60.0, 60.0, 40.0, 40.0]])
 
 
-def config(meta_architecture: str = "FCOS") -> CfgNode:
-    cfg = tiny_config(meta_architecture)
+def config(*args: str) -> CfgNode:
+    cfg = tiny_config(*args)
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 128, 200
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (96, 128), 200
     return cfg
@@ -110,6 +110,15 @@ def test_images_that_are_not_resized_are_not_enlarged():
     assert not [key for key in changes if key.startswith("INPUT")]
 
 
+def test_tiles_are_advised_where_the_largest_input_is_too_small():
+    """The images have sides of 128 pixels, and twice the input's sides is tried."""
+    cfg = config()
+    for min_size, advises in ((128, False), (64, False), (32, True), (0, False)):
+        cfg.INPUT.MIN_SIZE_TEST = min_size
+        assert ("up to 4.0 times" in tiles_advice(cfg, SMALL)) == advises
+        assert bool(tiles_advice(cfg, SMALL)) == advises
+
+
 def test_the_search_looks_at_some_images_only(monkeypatch):
     monkeypatch.setattr(suggest_module, "MAX_SEARCH_IMAGES", 2)
     seen = set()
@@ -130,10 +139,8 @@ def test_a_cost_below_that_of_the_given_config():
 
 
 def test_anchors_are_refused():
-    cfg = config("GeneralizedRCNN")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     with pytest.raises(UserError, match="--suggest is for FCOS and FCOSRPN"):
-        suggest(cfg, EASY)
+        suggest(config("GeneralizedRCNN", "RPN"), EASY)
 
 
 @pytest.mark.parametrize(

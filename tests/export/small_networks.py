@@ -46,9 +46,9 @@ def build_three_convolutions_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     )
 
 
-def small_config(meta_architecture: str = "FCOS") -> CfgNode:
+def small_config(meta_architecture: str = "FCOS", proposal_generator: str = "FCOSRPN") -> CfgNode:
     """Two classes; of a ProposalNetwork 20 proposals."""
-    cfg = tiny_config(meta_architecture)
+    cfg = tiny_config(meta_architecture, proposal_generator)
     cfg.MODEL.BACKBONE.NAME = "build_three_convolutions_fpn_backbone"
     cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
     return cfg

@@ -116,15 +116,6 @@ def test_the_smallest_box_wins_exactly():
         assert set(matched[matched >= 0].tolist()) == {expected}
 
 
-def test_no_boxes_at_all():
-    locations = compute_locations(grid_sizes(256, 320), STRIDES)
-    targets = assigner()(locations, [instances([]), instances([])])
-    assert (targets.labels == 3).all()
-    assert (targets.matched_idxs == -1).all()
-    assert targets.positives.shape == (0,)
-    assert targets.ltrb.shape == (0, 4)
-
-
 def test_chunks_do_not_change_the_result(monkeypatch):
     generator = torch.Generator().manual_seed(7)
     locations = compute_locations(grid_sizes(256, 320), STRIDES)

@@ -16,8 +16,5 @@ def test_finds_core_and_test_time_selection_of_both_roles(architecture):
 
 
 def test_other_models_have_none():
-    cfg = tiny_config("ProposalNetwork")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-    assert find_fcos(build_model(cfg)) is None
+    assert find_fcos(build_model(tiny_config("ProposalNetwork", "RPN"))) is None
     assert find_fcos(nn.Linear(1, 1)) is None

@@ -113,12 +113,6 @@ def test_what_is_not_finite_is_dropped(settings):
     assert (instances.scores > 0.5).sum() == 1
 
 
-def test_no_candidates():
-    (instances,) = FCOSPostProcessor(**{**DETECTOR, "score_thresh": 0.99})(nothing_but({}), LOCATIONS, [SIZE])
-    assert len(instances) == 0
-    assert instances.pred_boxes.tensor.shape == (0, 4)
-
-
 def test_no_gradient_passes_and_predictions_stay():
     found = predictions()
     before = [prediction.clone() for prediction in found]

@@ -27,28 +27,18 @@ ALL = "1.png", "2.png", "3.png"
 
 
 def test_sound_pictures(folder, capsys):
-    checked = check_pictures(folder, entries(*ALL), show_progress=True)
+    checked = check_pictures(folder, entries(*ALL))
     assert checked.findings == []
     assert checked.sound == {1, 2, 3}
-    assert checked.places[2] == "image 2 (2.png)"
     assert not [*equal_pictures(checked)]
     assert "3/3" in capsys.readouterr().err
-
-
-def turn(file: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 8
-    Image.new("RGB", (8, 6)).save(file, exif=exif)
 
 
 @pytest.mark.parametrize(
     ("spoil", "kind", "expected"),
     [
         (lambda file: file.write_bytes(b""), "unreadable picture", "not a picture, but an empty file"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-30]), "unreadable picture", "not a readable picture ("),
-        (lambda file: Image.new("RGB", (9, 6)).save(file), "other size", "the picture is 9 x 6 pixels"),
         (lambda file: Image.new("RGB", (6, 8)).save(file), "other size", "the picture is 6 x 8 pixels"),
-        (turn, "other size", "the picture is 6 x 8 pixels"),
     ],
 )
 def test_errors(folder, spoil, kind, expected):
