@@ -35,6 +35,15 @@ class Setup(NamedTuple):
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.uses_amp)
 
+    def inference(self, model: Callable[..., object], *inputs: Any) -> Callable[[], object]:
+        """Run a model on inputs without gradients."""
+
+        def run() -> object:
+            with torch.no_grad(), self.autocast():
+                return model(*inputs)
+
+        return run
+
 
 class Comparison(NamedTuple):
     """Functions that do the same thing to the same input."""

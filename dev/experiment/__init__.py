@@ -4,5 +4,6 @@ system      what is compared, its config at an experiment's budget, and the argu
 variants    the systems of a Faster R-CNN: a proposal generator and variants
 fold        hold a part of the training images out, for choices
 run         train and evaluate a system, or take up an earlier run of the same settings; choose its learning rate
-summary     read the results of runs; mean and spread over seeds
+plots       figures of several systems as lines
+summary     figures of runs; mean and spread over seeds
 """

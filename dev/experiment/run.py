@@ -13,7 +13,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from dev.experiment.fold import split
-from dev.experiment.summary import figures_by_iteration, read_json
+from dev.experiment.summary import figures_by_iteration
 from dev.experiment.system import Experiment
 from fcos_rpn.checkpoint import FCOSCheckpointer
 from fcos_rpn.config import flatten
@@ -82,9 +82,7 @@ def run(
             print(f"{title}: training diverged")
             found = {"diverged": str(error)}
         write_results(output / "run.json", found)
-    found = read_json(output / "run.json")
-    assert isinstance(found, dict)
-    return found
+    return dict(json.loads((output / "run.json").read_text(encoding="utf-8")))
 
 
 def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -96,7 +94,8 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / "settings.json"
     if not file.exists() and not (folder / "metrics.json").exists():  # the log of a run that has begun
         write_results(file, settings)
-    before, now = read_json(file), json.loads(json.dumps(settings))  # JSON has lists for tuples
+    before = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(settings))  # JSON has lists for tuples
     free = ("TEST.EVAL_PERIOD", "OUTPUT_DIR")
     differences = [
         f"{key} {before.get(key)}, now {now.get(key)}"

@@ -101,7 +101,7 @@ def test_a_run_without_settings_is_not_taken_up(make_experiment, monkeypatch):
     folder = experiment.args.output / "fcos_rpn" / "seed1"
     folder.mkdir(parents=True)
     (folder / "metrics.json").touch()
-    with pytest.raises(UserError, match=r"cannot read .*seed1/settings\.json"):
+    with pytest.raises(FileNotFoundError, match=r"seed1/settings\.json"):
         run(experiment, "fcos_rpn", rate=0.01, seed=1)
 
 
