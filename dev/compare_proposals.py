@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from dev.experiment.run import best_rate, run
 from dev.experiment.summary import by_system, mean_and_spread, read_results
-from dev.experiment.system import Experiment, System, add_experiment_arguments, experiment_from
+from dev.experiment.system import Experiment, System, add_experiment_arguments
 from fcos_rpn.data import load_annotations
 from fcos_rpn.engine.progress import log_to
 from fcos_rpn.errors import user_errors_as_messages
@@ -57,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.table:
         print(table(read_results(args.table)))
         return
-    experiment = build_experiment(args)
+    experiment = Experiment(
+        args=args,
+        systems=SYSTEMS,
+        criterion=("box_proposals", "AR@100"),
+        followed=("AR@100", "AR@1000"),
+        summarize=recall_and_curves,
+    )
     log_to(args.output / "log.txt")
 
     rates = {system: best_rate(experiment, system) for system in args.systems}
@@ -69,16 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_results(args.output / "results.json", results)
     save_figure(plot_recall(curves(results)), args.output / "curves")
     print(f"\n{table(results)}\n\nCurves: {args.output}/curves.png")
-
-
-def build_experiment(args: argparse.Namespace) -> Experiment:
-    return experiment_from(
-        args,
-        systems=SYSTEMS,
-        criterion=("box_proposals", "AR@100"),
-        followed=("AR@100", "AR@1000"),
-        summarize=recall_and_curves,
-    )
 
 
 def recall_and_curves(found: Mapping[str, Any], cfg: CfgNode) -> dict[str, Any]:

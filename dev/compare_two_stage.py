@@ -31,7 +31,7 @@ from tqdm import tqdm
 from dev.experiment.fold import split
 from dev.experiment.run import best_rate, load_model, run
 from dev.experiment.summary import by_system, mean_and_spread, read_results
-from dev.experiment.system import Experiment, add_experiment_arguments, experiment_from
+from dev.experiment.system import Experiment, add_experiment_arguments
 from dev.experiment.variants import GENERATORS, screened_systems, system_of, trained_system
 from fcos_rpn import UserError
 from fcos_rpn.engine import yaml
@@ -101,8 +101,8 @@ def systems_of(args: argparse.Namespace) -> Sequence[str]:
 def build_experiment(args: argparse.Namespace) -> Experiment:
     plain = [*GENERATORS, *systems_of(args)]
     with_limits = [f"{name}@{limit}" for name in systems_of(args) for limit in args.proposals]
-    return experiment_from(
-        args,
+    return Experiment(
+        args=args,
         systems={name: system_of(name) for name in [*plain, *map(trained_system, plain), *with_limits]},
         criterion=("bbox", "AP"),
         followed=("AP", "AP50"),

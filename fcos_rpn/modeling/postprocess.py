@@ -247,9 +247,10 @@ class FCOSPostProcessor:
     ) -> tuple[Tensor, Tensor]:
         """Decode and clip the boxes of (..., K) locations: (..., K, 4), and whether each is finite and large enough."""
         boxes = decode_boxes(locations.points[where], locations.strides[where], ltrb)
-        is_finite = torch.isfinite(boxes).all(dim=-1)
+        last = boxes.dim() - 1  # with -1, onnxruntime gives no boxes a wrong shape
+        is_finite = torch.isfinite(boxes).all(dim=last)
         boxes = clip(boxes.nan_to_num())
-        is_large = (boxes[..., 2:] - boxes[..., :2] > self.min_box_size).all(dim=-1)
+        is_large = (boxes[..., 2:] - boxes[..., :2] > self.min_box_size).all(dim=last)
         return boxes, is_finite & is_large
 
 

@@ -113,7 +113,8 @@ def test_anchors_report_the_three_rules(json_file):
     ],
 )
 def test_roles(architecture, generator, sampler_type, levels, num_classes):
-    cfg = tiny_config(architecture, generator)
+    cfg = tiny_config(architecture)
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = generator
     cfg.MODEL.FCOS.IN_FEATURES, cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4"], ["p4", "p5"]
     cfg.MODEL.RPN.IN_FEATURES = ["p5", "p6"]
     sampler, size_divisibility = build_sampler(cfg, 80)

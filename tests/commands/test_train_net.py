@@ -231,7 +231,7 @@ def test_mistakes_in_the_annotations(arguments, folder, run, tmp_path):
     content["annotations"][0]["category_id"] = 77
     spoilt = tmp_path / "spoilt.json"
     spoilt.write_text(json.dumps(content))
-    assert_error(run(*arguments(json_file=spoilt)), spoilt, "annotation 1 (image 1)", "id 77 is not")
+    assert_error(run(*arguments(json_file=spoilt)), spoilt, "annotation 1 of image 1", "category_id 77 is not")
 
 
 def test_an_unreadable_image_that_a_worker_loads(folder, run, tmp_path):

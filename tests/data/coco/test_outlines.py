@@ -22,7 +22,9 @@ def assert_problem(problem: str | None, expected: str | None) -> None:
     [
         (None, None),
         ([], None),
-        ([TRIANGLE, [1, 1, 2, 2], []], None),
+        ([TRIANGLE], None),
+        ([TRIANGLE, [1, 1, 2, 2]], None),
+        ([[]], None),
         (7, "segmentation 7 is neither"),
         ("0011", "segmentation '0011' is neither"),
         ([TRIANGLE, 7], "segmentation[1] 7 is not x and y"),
@@ -63,9 +65,7 @@ def test_what_pycocotools_compresses_passes_whole_and_not_cut_off(mask):
 @pytest.mark.parametrize(
     ("keypoints", "expected"),
     [
-        (None, None),
-        ([], None),
-        ([1, 2.5, 2.0], None),
+        *((right, None) for right in (None, [], [1, 2, 0], [1, 2.5, 2.0])),
         (5, "keypoints 5 is not x, y and visibility"),
         ([[1, 2, 2]], "keypoints [[1, 2, 2]] is not x, y and visibility"),
         ([1, 2], "keypoints [1, 2] is not x, y and visibility"),

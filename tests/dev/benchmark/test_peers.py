@@ -5,7 +5,6 @@ import torch
 
 from dev.benchmark import peers
 from dev.benchmark.inputs import batch
-from fcos_rpn import UserError
 
 CPU = torch.device("cpu")
 SIZE = (96, 128)
@@ -72,8 +71,3 @@ def test_weights_without_a_place_are_not_passed_over(models):
     names = {key: name for key, name in peers.TO_DETECTRON2.items() if key != "bbox_tower"}
     with pytest.raises(AssertionError, match="bbox_tower"):
         peers.copy_head(models["fcos_rpn"].core.head, head, names)
-
-
-def test_unknown_backbone(inputs):
-    with pytest.raises(UserError, match="--backbone must be one of 'R50', 'mobilenet_v2', not 'R51'"):
-        peers.build_models("R51", inputs, CPU)
