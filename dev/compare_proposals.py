@@ -11,9 +11,10 @@ Examples:
 """
 
 import argparse
+import json
 import pickle
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from dev.experiment.plots import plot_lines
 from dev.experiment.run import best_rate, run
-from dev.experiment.summary import by_system, mean_and_spread, read_results
-from dev.experiment.system import Experiment, System, add_experiment_arguments, experiment_from
+from dev.experiment.summary import by_system, mean_and_spread
+from dev.experiment.system import Experiment, System, add_experiment_arguments
 from fcos_rpn.data import load_annotations
 from fcos_rpn.engine.progress import log_to
 from fcos_rpn.errors import user_errors_as_messages
-from fcos_rpn.evaluation import RecallCurves, recall_by_iou, write_results
-from fcos_rpn.visualization import plot_recall, save_figure
+from fcos_rpn.evaluation import recall_by_iou, write_results
 
 SYSTEMS = {
     "rpn_gn": System("anchor RPN, GN, 4 convolutions", "rpn_gn.yaml"),
@@ -55,9 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate and print a table."""
     args = build_argument_parser().parse_args(arguments)
     if args.table:
-        print(table(read_results(args.table)))
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
         return
-    experiment = build_experiment(args)
+    experiment = Experiment(
+        args=args,
+        systems=SYSTEMS,
+        criterion=("box_proposals", "AR@100"),
+        followed=("AR@100", "AR@1000"),
+        summarize=recall_and_curves,
+    )
     log_to(args.output / "log.txt")
 
     rates = {system: best_rate(experiment, system) for system in args.systems}
@@ -67,18 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = run(experiment, system, rate=rates[system], seed=seed)
             results["runs"].append({"system": system, "seed": seed, **found})
             write_results(args.output / "results.json", results)
-    save_figure(plot_recall(curves(results)), args.output / "curves")
+    plot_lines(curves(results), args.output / "curves.png")
     print(f"\n{table(results)}\n\nCurves: {args.output}/curves.png")
-
-
-def build_experiment(args: argparse.Namespace) -> Experiment:
-    return experiment_from(
-        args,
-        systems=SYSTEMS,
-        criterion=("box_proposals", "AR@100"),
-        followed=("AR@100", "AR@1000"),
-        summarize=recall_and_curves,
-    )
 
 
 def recall_and_curves(found: Mapping[str, Any], cfg: CfgNode) -> dict[str, Any]:
@@ -106,27 +103,31 @@ def table(results: Mapping[str, Any]) -> str:
     return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
 
 
-def curves(results: Mapping[str, Any]) -> dict[str, RecallCurves]:
-    """Average each system over its seeds, at the iterations that all of them have.
+def curves(results: Mapping[str, Any]) -> dict[str, dict[str, dict[float, float]]]:
+    """Compute the panels of `plot_lines`."""
 
-    A run that is stopped between a checkpoint and the next line of its log resumes without that evaluation.
-    """
-    found = {}
-    for system, runs in by_system(results).items():
-        by_iou = {
-            limit: {float(iou): statistics.mean(run["curves"][str(limit)][iou] for run in runs) for iou in ious}
-            for limit, ious in ((limit, runs[0]["curves"][str(limit)]) for limit in LIMITS)
-        }
-        found[SYSTEMS[system].title] = RecallCurves(
-            by_iou={limit: by_iou[limit] for limit in (100, 1000)},
-            by_limit={limit: statistics.mean(recall.values()) for limit, recall in by_iou.items()},
-            by_iteration={
-                int(iteration): statistics.mean(run["by_iteration"][iteration]["AR@100"] for run in runs)
-                for iteration in runs[0]["by_iteration"]
-                if all(iteration in run["by_iteration"] for run in runs)
-            },
-        )
-    return found
+    def mean(figures_of: Callable[[dict[str, Any]], dict[str, float]]) -> dict[str, dict[float, float]]:
+        """Average over the seeds. A run that is stopped between a checkpoint and the next line of its log resumes
+        without that evaluation; an iteration that a seed lacks is left out."""
+        found = {}
+        for system, runs in by_system(results).items():
+            first, *others = map(figures_of, runs)
+            common = [key for key in first if all(key in other for other in others)]
+            found[SYSTEMS[system].title] = {float(k): statistics.mean(x[k] for x in (first, *others)) for k in common}
+        return found
+
+    def by_limit(run: dict[str, Any]) -> dict[str, float]:
+        return {limit: statistics.mean(by_iou.values()) for limit, by_iou in run["curves"].items()}
+
+    def by_iteration(run: dict[str, Any]) -> dict[str, float]:
+        return {iteration: figures["AR@100"] for iteration, figures in run["by_iteration"].items()}
+
+    return {
+        "Recall of 100 boxes over IoU": mean(lambda run: run["curves"]["100"]),
+        "Recall of 1000 boxes over IoU": mean(lambda run: run["curves"]["1000"]),
+        "Average recall over boxes an image": mean(by_limit),
+        "AR100 over iterations of the training": mean(by_iteration),
+    }
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Examples:
 
 import argparse
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,10 @@ from torch import nn
 from tqdm import tqdm
 
 from dev.experiment.fold import split
+from dev.experiment.plots import plot_lines
 from dev.experiment.run import best_rate, load_model, run
-from dev.experiment.summary import by_system, mean_and_spread, read_results
-from dev.experiment.system import Experiment, add_experiment_arguments, experiment_from
+from dev.experiment.summary import by_system, mean_and_spread
+from dev.experiment.system import Experiment, add_experiment_arguments
 from dev.experiment.variants import GENERATORS, screened_systems, system_of, trained_system
 from fcos_rpn import UserError
 from fcos_rpn.engine import yaml
@@ -39,7 +41,6 @@ from fcos_rpn.engine.progress import log_to
 from fcos_rpn.engine.setup import use_datasets
 from fcos_rpn.errors import user_errors_as_messages
 from fcos_rpn.evaluation import write_results
-from fcos_rpn.visualization import plot_proposal_limits, save_figure
 
 COMPARED = ("rpn", "fcos_rpn", "fcos")
 FIGURES = ("AP", "AP50", "AP75", "AR@100", "AR@1000")
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate and print a table."""
     args = build_argument_parser().parse_args(arguments)
     if args.table:
-        print(table(read_results(args.table)))
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
         return
     if args.screen and args.proposals:
         raise UserError("--proposals goes without --screen: what is screened is not evaluated on the test images")
@@ -89,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.proposals:
         results["limits"] = by_limit(experiment, names, rates, seeds, args.proposals)
         write_results(file, results)
-        save_figure(plot_proposal_limits(limit_curves(results)), args.output / "limits")
+        curves = limit_curves(results)
+        panels = [{name: {float(k): x[i] for k, x in curve.items()} for name, curve in curves.items()} for i in (0, 1)]
+        titles = ("AP over proposals", "Seconds an image over proposals")
+        plot_lines(dict(zip(titles, panels, strict=True)), args.output / "limits.png")
     print(f"\n{table(results)}")
 
 
@@ -101,8 +105,8 @@ def systems_of(args: argparse.Namespace) -> Sequence[str]:
 def build_experiment(args: argparse.Namespace) -> Experiment:
     plain = [*GENERATORS, *systems_of(args)]
     with_limits = [f"{name}@{limit}" for name in systems_of(args) for limit in args.proposals]
-    return experiment_from(
-        args,
+    return Experiment(
+        args=args,
         systems={name: system_of(name) for name in [*plain, *map(trained_system, plain), *with_limits]},
         criterion=("bbox", "AP"),
         followed=("AP", "AP50"),

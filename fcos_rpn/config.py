@@ -25,7 +25,17 @@ from .errors import UserError
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
-    """Add the keys and their defaults, the authors' improved recipe, to a config from Detectron2's `get_cfg()`."""
+    """Add the keys and their defaults, the authors' improved recipe, to a config from Detectron2's `get_cfg()`.
+
+    Raises:
+        UserError: if the config has one of the groups of keys already; its values stay.
+    """
+    if taken := [group for group in ("MODEL.FCOS", "MODEL.TORCHVISION", "MODEL.TIMM") if _is_node(cfg, group)]:
+        raise UserError(
+            f"add_fcos_config: the config already has {' and '.join(taken)}, from an earlier call or from another "
+            "package of detectors, such as AdelaiDet (adet.config.get_cfg has MODEL.FCOS); call it once, on a config "
+            "from detectron2.config.get_cfg"
+        )
     fcos = cfg.MODEL.FCOS = CfgNode()
     # Foreground classes of the one-stage role; the RPN role has one.
     fcos.NUM_CLASSES = 80
@@ -123,7 +133,7 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         raise UserError(f"no config file {path}")
     try:
         content = CfgNode.load_yaml_with_base(str(path))
-        given = _flatten(content) if isinstance(content, Mapping) else None
+        given = flatten(content) if isinstance(content, Mapping) else None
     except TypeError:  # the loader's answer to a file, or a base of it, that is empty or a mere number
         given = None
     except RecursionError as error:
@@ -158,7 +168,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 def _require_known(cfg: CfgNode, given: Mapping[str, Any], source: str) -> None:
-    known = _flatten(cfg)
+    known = flatten(cfg)
     for key in given:
         if key not in known and _is_node(cfg, key):
             member = next(name for name in known if name.startswith(f"{key}."))
@@ -171,17 +181,18 @@ def _require_known(cfg: CfgNode, given: Mapping[str, Any], source: str) -> None:
 
 
 def _why(cfg: CfgNode, given: Mapping[str, Any], error: Exception) -> str:
-    known = _flatten(cfg)
+    known = flatten(cfg)
     for key, value in given.items():
         if isinstance(known.get(key), float) and type(value) is int:
             return f"{key} is a float and wants a point: {value}.0, not {value}"
     return str(error.args[0] if error.args else error)
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Map every key of a config, such as `MODEL.FCOS.NORM`, to its value."""
     flat: dict[str, Any] = {}
     for name, value in node.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
     return flat
 
 
@@ -201,12 +212,33 @@ def _parse(value: str) -> Any:
         return value
 
 
+LAZY_GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+"""What a LazyConfig must define, as in Detectron2."""
+
+
+def is_lazy(config_file: str | Path) -> bool:
+    """Tell a LazyConfig, Python or the YAML that a training from one wrote, from a YAML config with keys such as
+    MODEL.WEIGHTS."""
+    if Path(config_file).suffix == ".py":
+        return True
+    try:
+        lines = Path(config_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # whoever reads it says what is wrong with it
+        return False
+    return {*LAZY_GROUPS} <= {line.partition(":")[0] for line in lines}
+
+
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """A config file with the command line's KEY VALUE pairs.
+    """Read a YAML config with the command line's KEY VALUE pairs.
 
     Raises:
-        UserError: on a wrong key, type or name.
+        UserError: on a LazyConfig, or a wrong key, type or name.
     """
+    if is_lazy(path):
+        raise UserError(
+            f"config file {path} is a LazyConfig, which only `fcos-rpn train` reads, to train and with --eval-only; "
+            "give a YAML config with keys such as MODEL.WEIGHTS"
+        )
     cfg = get_cfg()
     add_fcos_config(cfg)
     if Path(detectron2_model_zoo.__file__).resolve().parent in Path(path).resolve().parents:

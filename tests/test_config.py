@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from fcos_rpn import UserError, add_fcos_config
-from fcos_rpn.config import PARTS, merge_file, merge_overrides, read_config
+from fcos_rpn.config import PARTS, is_lazy, merge_file, merge_overrides, read_config
 from fcos_rpn.model_zoo import find_config
 from tests.tiny import tiny_config
 
@@ -74,6 +74,20 @@ def test_detectron2s_own_defaults_stay_untouched(cfg):
     assert only_added_to(ours, theirs)
 
 
+def test_a_group_of_keys_that_is_taken_is_refused_and_stays(cfg):
+    cfg.MODEL.FCOS.NUM_CLASSES = 3
+    with pytest.raises(UserError, match=r"MODEL\.FCOS and MODEL\.TORCHVISION and MODEL\.TIMM, from an earlier call"):
+        add_fcos_config(cfg)
+    assert cfg.MODEL.FCOS.NUM_CLASSES == 3
+
+    other = get_cfg()
+    other.MODEL.FCOS = CfgNode({"TOP_LEVELS": 2})  # as AdelaiDet's
+    with pytest.raises(UserError, match=r"already has MODEL\.FCOS, from .*call it once, on a config from detectron2"):
+        add_fcos_config(other)
+    assert other.MODEL.FCOS == {"TOP_LEVELS": 2}
+    assert "TIMM" not in other.MODEL
+
+
 def test_file_with_base_and_overrides_merge_in_this_order(cfg, write):
     write("VERSION: 2\nMODEL:\n  FCOS:\n    NUM_CLASSES: 3\n    NORM: ''\nSOLVER:\n  BASE_LR: 0.5\n", "base.yaml")
     merge_file(cfg, write("_BASE_: base.yaml\nMODEL:\n  FCOS:\n    NUM_CLASSES: 4\n"))
@@ -81,6 +95,24 @@ def test_file_with_base_and_overrides_merge_in_this_order(cfg, write):
     merge_overrides(cfg, ["MODEL.FCOS.NUM_CLASSES", "5", "INPUT.MIN_SIZE_TRAIN", "(240,320)", "SOLVER.BASE_LR", "1e-3"])
     assert (cfg.MODEL.FCOS.NUM_CLASSES, cfg.INPUT.MIN_SIZE_TRAIN, cfg.SOLVER.BASE_LR) == (5, (240, 320), 0.001)
     assert cfg.MODEL.FCOS.NORM == ""
+
+
+SAVED_LAZY_CONFIG = "dataloader:\n  a: 1\nlr_multiplier: 1\nmodel:\n  b: 2\noptimizer: 1\ntrain: {}\n"
+"""As a training from a LazyConfig writes it."""
+
+
+def test_lazy_configs_are_told_from_yaml_configs(write, tmp_path):
+    assert is_lazy("configs/mine.py")
+    assert is_lazy(write(SAVED_LAZY_CONFIG))
+    assert not is_lazy(find_config("COCO-Detection/fcos_R_50_FPN_1x.yaml"))
+    assert not is_lazy(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("name", ["lazy/fcos_R_50_FPN_1x.py", "COCO-Detection/retinanet_R_50_FPN_1x.py", "saved.yaml"])
+def test_a_lazy_config_is_refused_by_what_reads_yaml(write, name):
+    path = write(SAVED_LAZY_CONFIG, name) if name == "saved.yaml" else find_config(name)
+    with pytest.raises(UserError, match=r"is a LazyConfig, which only `fcos-rpn train` reads"):
+        read_config(path)
 
 
 def test_the_config_that_a_run_saves_merges_again(cfg, write):

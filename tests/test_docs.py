@@ -8,23 +8,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 
 from fcos_rpn import add_fcos_config
 from fcos_rpn.commands import COMMANDS
+from fcos_rpn.config import flatten
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-
-
-def flatten(node, prefix=""):
-    flat = {}
-    for name, value in node.items():
-        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else {f"{prefix}{name}": value})
-    return flat
 
 
 def test_the_table_of_config_keys_is_that_of_the_code():

@@ -3,7 +3,7 @@
 measuring   time and peak memory of functions that take turns
 inputs      images, ground truth and boxes, random but always the same
 peers       detectron2's FCOS and RetinaNet and torchvision's FCOS with our weights
-report      table, JSON and plots
+report      table and JSON
 
 The other modules are one subject each; see `__main__.SUBJECTS`.
 """

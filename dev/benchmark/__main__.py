@@ -1,7 +1,7 @@
 """Measure time and memory of FCOS beside detectron2's FCOS and RetinaNet, torchvision's FCOS and the anchor RPN.
 
 All have the same inputs and the same weights, take turns within one process, and are compared by their medians.
-Compare ratios, and only within one run. Prints a table and writes OUTPUT/<subject>.json and .png.
+Compare ratios, and only within one run. Prints a table and writes OUTPUT/<subject>.json.
 
     python -m dev.benchmark all --quick                      test that everything runs, on small inputs
     python -m dev.benchmark inference --size 800 1067        one subject in full
@@ -18,13 +18,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measu
 import torch
 from tqdm import tqdm
 
-from dev.arguments import positive
 from dev.benchmark import assignment, evaluation, growth, inference, losses, proposals, training
 from dev.benchmark.measuring import Comparison, Setup, measure
-from dev.benchmark.report import Report, growth_table, plot_growth, plot_times
+from dev.benchmark.peers import CONFIGS
+from dev.benchmark.report import Report, growth_table
 from fcos_rpn import UserError
 from fcos_rpn.errors import make_folder, user_errors_as_messages
-from fcos_rpn.visualization import save_figure
 
 SUBJECTS: dict[str, tuple[str, Callable[[Setup], Iterator[Comparison]]]] = {
     "inference": ("images -> detections, and the convolutions alone", inference.comparisons),
@@ -41,7 +40,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     common.add_argument("--amp", action="store_true", help="models in float16 where autocast wants it; needs cuda")
-    common.add_argument("--threads", type=positive, default=2, help="of the CPU (default: %(default)s)")
+    common.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     common.add_argument("--quick", action="store_true", help="small inputs and three rounds: a test, not a measurement")
     common.add_argument("--output", type=Path, default=Path("output/benchmark"), help="default: %(default)s")
 
@@ -52,9 +51,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     for name, about in [*((name, about) for name, (about, _) in SUBJECTS.items()), ("all", "all of these")]:
         subject = subjects.add_parser(name, parents=[common], help=about, description=about)
         if name == "inference":
-            subject.add_argument("--backbone", default="R50", help="R50 or mobilenet_v2 (default: %(default)s)")
-            subject.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="default: 800 1067")
-            subject.add_argument("--batch", type=positive, default=1, help="default: %(default)s")
+            subject.add_argument("--backbone", choices=CONFIGS, default="R50", help="default: %(default)s")
+            subject.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: 800 1067")
+            subject.add_argument("--batch", type=int, default=1, help="default: %(default)s")
     return parser
 
 
@@ -90,7 +89,6 @@ def run(subject: str, prepare: Callable[[Setup], Iterator[Comparison]], setup: S
     print(report.table())
     if subject == "growth":
         print(f"\n{growth_table(report)}")
-    save_figure(plot_growth(report) if subject == "growth" else plot_times(report), output / subject)
 
 
 if __name__ == "__main__":

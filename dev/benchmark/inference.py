@@ -4,7 +4,6 @@ The floor runs the convolutions of our model, channels-last, on inputs of the sa
 or anything else.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,15 +31,10 @@ def comparisons(
     inputs = batch(batch_size, size, num_boxes=1, device=setup.device)
     models = build_models(backbone, inputs, setup.device)
     ours = models.pop(OURS)
-    optimized = optimize_for_inference(ours)
-    cases: dict[str, Callable[[], object]] = {
-        OURS: functools.partial(ours, inputs),
-        f"{OURS}, optimized": functools.partial(optimized, inputs),
-        **{name: functools.partial(model, inputs) for name, model in models.items()},
-        FLOOR: convolutions_alone(ours, inputs),
-    }
+    models = {OURS: ours, f"{OURS}, optimized": optimize_for_inference(ours), **models}
+    cases = {name: setup.inference(model, inputs) for name, model in models.items()}
     setting = {"backbone": backbone, "size": f"{size[0]}x{size[1]}", "batch": batch_size}
-    yield Comparison(setting, {name: _as_inference(run, setup) for name, run in cases.items()})
+    yield Comparison(setting, {**cases, FLOOR: setup.inference(convolutions_alone(ours, inputs))})
 
 
 def convolutions_alone(model: nn.Module, inputs: list[dict[str, Any]]) -> Callable[[], None]:
@@ -73,11 +67,3 @@ def convolutions_alone(model: nn.Module, inputs: list[dict[str, Any]]) -> Callab
 
 def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _as_inference(run: Callable[[], object], setup: Setup) -> Callable[[], object]:
-    def run_without_gradients() -> object:
-        with torch.no_grad(), setup.autocast():
-            return run()
-
-    return run_without_gradients

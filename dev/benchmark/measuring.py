@@ -6,9 +6,10 @@ Other load on the machine slows all of them alike, so their ratios are steadier 
 import contextlib
 import ctypes
 import gc
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +34,15 @@ class Setup(NamedTuple):
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.uses_amp)
+
+    def inference(self, model: Callable[..., object], *inputs: Any) -> Callable[[], object]:
+        """Run a model on inputs without gradients."""
+
+        def run() -> object:
+            with torch.no_grad(), self.autocast():
+                return model(*inputs)
+
+        return run
 
 
 class Comparison(NamedTuple):
@@ -69,15 +79,6 @@ def measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
     Torch's memory is measured in a run of its own, which is slower, after one that fills caches. The memory of the
     process is measured in every run, without one before, since such work takes minutes.
     """
-    gc.collect()
-    gc.freeze()  # so that collections between runs are short
-    try:
-        return _measure(comparison, setup)
-    finally:
-        gc.unfreeze()
-
-
-def _measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
     cases = comparison.cases
     peaks: dict[str, list[float | None]] = {name: [] for name in cases}
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -85,11 +86,13 @@ def _measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
         for name, run in cases.items():
             run()
             peaks[name].append(peak_of_torch(run, setup.device))
+    gc.freeze()  # so that collections between runs are short
     begin = time.perf_counter()
     for number in range(QUICK_ROUNDS if setup.is_quick else ROUNDS):
         if number >= comparison.min_rounds and time.perf_counter() - begin > comparison.seconds:
             break
-        for name in rotated(list(cases), number):
+        first = number % len(cases)
+        for name in [*list(cases)[first:], *list(cases)[:first]]:
             gc.collect()
             if comparison.memory == "torch":
                 times[name].append(_seconds(cases[name], setup.device))
@@ -97,6 +100,7 @@ def _measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
                 seconds, peak = _seconds_and_peak_of_process(cases[name])
                 times[name].append(seconds)
                 peaks[name].append(peak)
+    gc.unfreeze()
     return {
         name: Measurement(
             statistics.median(times[name]),
@@ -108,11 +112,6 @@ def _measure(comparison: Comparison, setup: Setup) -> dict[str, Measurement]:
     }
 
 
-def rotated(names: list[str], number: int) -> list[str]:
-    first = number % len(names)
-    return names[first:] + names[:first]
-
-
 def interquartile_range(values: list[float]) -> float:
     if len(values) == 1:
         return 0.0
@@ -121,17 +120,14 @@ def interquartile_range(values: list[float]) -> float:
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        run()
-        return time.perf_counter() - begin
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
-    start.record()
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
     run()
-    end.record()
-    torch.cuda.synchronize(device)
-    return start.elapsed_time(end) / 1000
+    if is_cuda:
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
 
 
 def peak_of_torch(run: Callable[[], object], device: torch.device) -> float:
@@ -148,16 +144,11 @@ def peak_of_torch(run: Callable[[], object], device: torch.device) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         result = run()
     del result  # its release is not part of the run
-    held = peak = 0
-    for event in sorted(_memory_events(profiler), key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak / MIB
-
-
-def _memory_events(profiler: Any) -> Iterator[Any]:
-    events = profiler.profiler.kineto_results.events()
-    return (e for e in events if e.name() == "[memory]" and e.device_type() == torch.autograd.DeviceType.CPU)
+    events: Any = profiler.profiler
+    is_on_cpu = torch.autograd.DeviceType.CPU
+    changes = (e for e in events.kineto_results.events() if e.name() == "[memory]" and e.device_type() == is_on_cpu)
+    bytes_ = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(bytes_, initial=0)) / MIB
 
 
 def _seconds_and_peak_of_process(run: Callable[[], object]) -> tuple[float, float | None]:

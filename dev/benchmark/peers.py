@@ -4,7 +4,8 @@ All select alike: score above .05, 1000 candidates per level, NMS at .6 (RetinaN
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from torchvision.models.detection.fcos import FCOSHead as TorchvisionHead
 from dev.benchmark.inputs import RPN_STRIDES, SEED, Pyramid
 from dev.benchmark.measuring import OURS
 from fcos_rpn import model_zoo
-from fcos_rpn.errors import require_one_of
 from fcos_rpn.modeling.head import FCOSHead
 from fcos_rpn.modeling.meta_arch import FCOS
 
@@ -52,11 +52,7 @@ def build_models(backbone: str, inputs: list[dict[str, Any]], device: torch.devi
     Args:
         backbone: one of `CONFIGS`.
         inputs: Detectron2's, all of one size.
-
-    Raises:
-        UserError: on another backbone.
     """
-    require_one_of("--backbone", backbone, CONFIGS)
     torch.manual_seed(SEED)
     cfg = model_zoo.get_config(CONFIGS[backbone])
     cfg.MODEL.DEVICE = str(device)
@@ -166,29 +162,23 @@ def detectron2_parts(strides: Mapping[str, int], *, num_classes: int, radius: fl
 
 def anchor_rpn(device: torch.device, *, config: str = "table6_rpn.yaml") -> Any:
     """Build Detectron2's RPN on P2-P6, with 1000 proposals; `table6_rpn_gn.yaml` gives it our towers."""
-    return _proposal_generator(config, "RPN", device)
+    return proposal_generator(device, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN", config=config)
 
 
 def our_proposal_generator(
     device: torch.device, *, strides: Mapping[str, int] = RPN_STRIDES, num_convs: int = 4, num_shared_convs: int = 0
 ) -> Any:
     """Build FCOSRPN with 1000 proposals, by default on P2-P6 with its usual head."""
-    overrides = ["MODEL.FCOS.NUM_CONVS", num_convs, "MODEL.FCOS.NUM_SHARED_CONVS", num_shared_convs]
-    return _proposal_generator("table6_rpn.yaml", "FCOSRPN", device, strides=strides, overrides=overrides)
+    head = ("MODEL.FCOS.NUM_CONVS", num_convs, "MODEL.FCOS.NUM_SHARED_CONVS", num_shared_convs)
+    return proposal_generator(device, "MODEL.PROPOSAL_GENERATOR.NAME", "FCOSRPN", *head, strides=strides)
 
 
-def _proposal_generator(
-    config: str,
-    name: str,
-    device: torch.device,
-    *,
-    strides: Mapping[str, int] = RPN_STRIDES,
-    overrides: Sequence[Any] = (),
+def proposal_generator(
+    device: torch.device, *overrides: Any, config: str = "table6_rpn.yaml", strides: Mapping[str, int] = RPN_STRIDES
 ) -> Any:
     torch.manual_seed(SEED)
     cfg = model_zoo.get_config(f"COCO-Detection/paper/{config}")
     cfg.merge_from_list(list(overrides))
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = name
     cfg.MODEL.RPN.IN_FEATURES = list(strides)
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 1000
     return build_proposal_generator(cfg, Pyramid(strides).output_shape()).to(device).eval()
@@ -226,24 +216,11 @@ def _raise_scores(model: Any, inputs: list[dict[str, Any]]) -> None:
     if isinstance(model, FCOS):
         predictions, _ = model.core(features)
         bias = model.core.head.cls_logits.bias
-
-        def count(offset: float) -> int:
-            _, scores = model.postprocessor.score(predictions._replace(logits=predictions.logits + offset))
-            return int((scores > SCORE_THRESH).sum())
+        # The fused score is the root of class score times centerness.
+        least = (SCORE_THRESH**2 / predictions.centerness.sigmoid()).clamp(max=1.0).logit()[..., None]
+        offsets = (least - predictions.logits).flatten()
     else:
         maps, _ = model.head([features[name] for name in model.head_in_features])
-        logits, bias = torch.cat([level.flatten() for level in maps]), model.head.cls_score.bias
-
-        def count(offset: float) -> int:
-            return int(((logits + offset).sigmoid() > SCORE_THRESH).sum())
-
-    bias += _least_offset(count, NUM_CANDIDATES * len(inputs))
-
-
-def _least_offset(count: Callable[[float], int], wanted: int) -> float:
-    """Find the least x at which count(x), which grows with x, reaches `wanted`."""
-    low, high = -20.0, 20.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if count(middle) < wanted else (low, middle)
-    return high
+        bias = model.head.cls_score.bias
+        offsets = math.log(SCORE_THRESH / (1 - SCORE_THRESH)) - torch.cat([level.flatten() for level in maps])
+    bias += offsets.kthvalue(NUM_CANDIDATES * len(inputs)).values

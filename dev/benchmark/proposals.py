@@ -49,7 +49,7 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
     images = ImageList(torch.empty(1, 3, 0, 0), [size])
     yield Comparison(
         {"part": "whole", **setting},
-        {name: whole_generator(generator, images, features, setup) for name, generator in generators.items()},
+        {name: setup.inference(generator, images, features) for name, generator in generators.items()},
     )
     generators = {
         OURS: our_proposal_generator(setup.device, strides=FCOS_STRIDES),
@@ -61,7 +61,7 @@ def comparisons(setup: Setup) -> Iterator[Comparison]:
     }
     yield Comparison(
         {"part": "whole", **setting, "levels": "P3-P7, rpn P2-P6"},
-        {name: whole_generator(generator, images, features, setup) for name, generator in generators.items()},
+        {name: setup.inference(generator, images, features) for name, generator in generators.items()},
     )
 
 
@@ -99,13 +99,3 @@ def random_features(size: tuple[int, int], device: torch.device) -> dict[str, Te
     strides = RPN_STRIDES | FCOS_STRIDES
     grids = zip(strides, grid_sizes(size, strides), strict=True)
     return {name: torch.randn(1, CHANNELS, *grid, generator=generator).to(device) for name, grid in grids}
-
-
-def whole_generator(
-    generator: Any, images: ImageList, features: dict[str, Tensor], setup: Setup
-) -> Callable[[], object]:
-    def run() -> object:
-        with torch.no_grad(), setup.autocast():
-            return generator(images, features)
-
-    return run

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from dev.experiment.fold import split
-from dev.experiment.settings import require_same_settings, settings_of
-from dev.experiment.summary import figures_by_iteration, read_json
+from dev.experiment.summary import figures_by_iteration
 from dev.experiment.system import Experiment
 from fcos_rpn.checkpoint import FCOSCheckpointer
+from fcos_rpn.config import flatten
 from fcos_rpn.engine import yaml
 from fcos_rpn.engine.divergence import TrainingDiverged
 from fcos_rpn.engine.progress import progress_writers, training_seconds
@@ -34,10 +35,10 @@ def best_rate(experiment: Experiment, name: str) -> float:
     system = experiment.systems[name]
     if system.weights_of:
         return best_rate(experiment, system.weights_of)
-    if len(experiment.rates) == 1:
-        return experiment.rates[0]
-    fold = split(Path(experiment.train[1]), experiment.output / "fold")
-    found = {rate: run(experiment, name, rate=rate, seed=0, fold=fold) for rate in experiment.rates}
+    if len(experiment.args.rates) == 1:
+        return experiment.args.rates[0]
+    fold = split(Path(experiment.args.train[1]), experiment.args.output / "fold")
+    found = {rate: run(experiment, name, rate=rate, seed=0, fold=fold) for rate in experiment.args.rates}
     figures = {rate: figures[experiment.criterion[1]] for rate, figures in found.items() if "diverged" not in figures}
     if not figures:
         raise UserError(f"{system.title}: training diverges at every learning rate of --rates; give lower ones")
@@ -70,7 +71,7 @@ def run(
         run(experiment, other, rate=others_rate, seed=seed, fold=fold)
         others = experiment.build_config(other, rate=others_rate, seed=seed, fold=fold)
         cfg.MODEL.WEIGHTS = str(Path(others.OUTPUT_DIR) / "model_final.pth")
-    require_same_settings(output, settings_of(experiment, name, rate=rate, on_fold=fold is not None))
+    require_same_settings(output, {"--train": experiment.args.train, **flatten(cfg)})
     if not (output / "run.json").exists():
         title = f"{system.title}, {f'rate {rate:g}' if fold else f'seed {seed}'}"
         try:
@@ -81,9 +82,29 @@ def run(
             print(f"{title}: training diverged")
             found = {"diverged": str(error)}
         write_results(output / "run.json", found)
-    found = read_json(output / "run.json")
-    assert isinstance(found, dict)
-    return found
+    return dict(json.loads((output / "run.json").read_text(encoding="utf-8")))
+
+
+def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a new run, or compare them with those of an earlier one.
+
+    Raises:
+        UserError: if the folder holds a run with others.
+    """
+    file = folder / "settings.json"
+    if not file.exists() and not (folder / "metrics.json").exists():  # the log of a run that has begun
+        write_results(file, settings)
+    before = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(settings))  # JSON has lists for tuples
+    free = ("TEST.EVAL_PERIOD", "OUTPUT_DIR")
+    differences = [
+        f"{key} {before.get(key)}, now {now.get(key)}"
+        for key in dict.fromkeys([*now, *before])
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if differences:
+        message = f"{folder} holds a run with other settings; give another --output or delete that folder:"
+        raise UserError("\n  ".join([message, *differences]))
 
 
 def train(experiment: Experiment, cfg: CfgNode, title: str) -> dict[str, Any]:

@@ -1,12 +1,10 @@
-"""Read the results of runs; mean and spread over seeds."""
+"""Figures of runs; mean and spread over seeds."""
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from fcos_rpn.errors import UserError
 
 
 def by_system(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -35,25 +33,3 @@ def figures_by_iteration(
         for line in lines
         if f"{task}/{figures[0]}" in line
     }
-
-
-def read_results(file: Path) -> dict[str, Any]:
-    """
-    Raises:
-        UserError: if the file is not the results.json of a comparison.
-    """
-    results = read_json(file)
-    if not isinstance(results, dict) or not {"rates", "runs"} <= results.keys():
-        raise UserError(f"{file} is of another kind: give the results.json of --output, not that of a run's folder")
-    return results
-
-
-def read_json(file: Path) -> Any:
-    """
-    Raises:
-        UserError: if it cannot be read.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error

@@ -79,14 +79,13 @@ def system_of(name: str) -> System:
     """
     named, _, limit = name.partition("@")
     generator, *chosen = named.split("+")
-    if generator not in GENERATORS or (chosen and generator in WITHOUT_VARIANTS):
+    of_generator = {**VARIANTS, **(SMALLER_HEADS if generator == "fcos_rpn" else {})}
+    known = {} if generator in WITHOUT_VARIANTS else of_generator
+    if generator not in GENERATORS or not known.keys() >= set(chosen):
+        variants_of = ", ".join(known) or "none"
         raise UserError(
-            f"--systems {name}: generators are {', '.join(GENERATORS)}; {' and '.join(WITHOUT_VARIANTS)} have no "
-            "variants"
+            f"--systems {name}: generators are {', '.join(GENERATORS)}; variants of {generator}: {variants_of}"
         )
-    known = {**VARIANTS, **SMALLER_HEADS} if generator == "fcos_rpn" else VARIANTS
-    if unknown := [variant for variant in chosen if variant not in known]:
-        raise UserError(f"--systems {name}: no variant {', '.join(unknown)}; there are {', '.join(known)}")
     plain, trained = GENERATORS[generator], trained_system(named)
     variants = [known[variant] for variant in chosen]
     overrides = [value for variant in variants for value in variant.overrides]

@@ -4,8 +4,8 @@ with one message.
 Everything is tools/train_net.py on the CPU, in a process of its own, with a tiny Faster R-CNN with FCOSRPN on generated
 pictures. The resident memory of the process and of its loader workers is read from /proc (Linux). A line is fitted to
 the samples between the first third, the warm-up, and the last entry of the log; its slope is the growth. In the end a
-training is resumed and one of its workers is killed. Writes memory.json, memory.png and the logs to --output. Ends with
-status 1 if memory grows by more than --most or --most-of-evaluation, or the message does not come.
+training is resumed and one of its workers is killed. Writes memory.json and the logs to --output. Ends with status 1 if
+memory grows by more than --most or --most-of-evaluation, or the message does not come.
 
 Examples:
     python -m dev.reliability.check_memory --minutes 15 --images 2000 --output output/check_memory
@@ -17,27 +17,23 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tabulate import tabulate
-from tqdm import tqdm
 
-from dev.reliability import tiny_training
-from dev.reliability.tiny_training import Training, add_output_argument, command_of, make_new_folder, started
+from dev.reliability.tiny_training import CONFIG, OVERRIDES, add_common_arguments, command_of, make_new_folder, started
 from fcos_rpn import UserError
 from fcos_rpn.errors import user_errors_as_messages
+from tests.tiny import write_coco_folder
 
-OVERRIDES = {
-    **tiny_training.OVERRIDES,
+ENDLESS = {
+    **OVERRIDES,
     "SOLVER.STEPS": (),
     "SOLVER.MAX_ITER": 10_000_000,
     "SOLVER.CHECKPOINT_PERIOD": 200,
@@ -49,33 +45,19 @@ NUM_TRAINING_PICTURES = 60
 WARM_UP = 1 / 3
 """Share of the iterations or images in which caches, buffers and momenta are allocated."""
 
-SECONDS_TO_START, SECONDS_TO_DIE = 600, 120
-
-SECONDS_TO_KILL = 2.0
-"""From a training's first iteration to the kill of a worker."""
+SECONDS_TO_DIE = 120
 
 
 class Sample(NamedTuple):
     """Memory at a time, in MiB."""
 
     seconds: float
-    """Since the first."""
+    """Since the start."""
     done: int
     """Iterations or images so far."""
     main: float
     workers: float
     """All of them together."""
-
-
-class Growth(NamedTuple):
-    """A straight line through the samples between the warm-up and the end."""
-
-    slope: float
-    """MiB per 1,000 iterations or images."""
-    start: float
-    """MiB at 0 of them, from the line."""
-    first: int
-    """Iterations or images where the line begins."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,31 +67,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The process's status: 1 if a check fails.
     """
     args = build_argument_parser().parse_args(arguments)
-    command = prepare(args)
-    runs: dict[str, list[Sample]] = {}
-    if args.minutes > 0:
-        runs["training"] = watch_training(command, args)
-    if args.images > 0:
-        runs["evaluation"] = watch_evaluation(command, args)
-    growths = {name: growth_of(samples) for name, samples in runs.items()}
-    message = kill_a_worker(command, args.output / "run", max(1, args.workers))
+    if not memory_of(os.getpid()):
+        raise UserError("memory is read from RssAnon in /proc/<pid>/status, which this system does not have: use Linux")
+    command, output = prepare(args), args.output / "run"
+    runs = {"training": watch(command, output, args.workers, args.period, 60 * args.minutes)}
+    if args.images:
+        evaluation = [*command[:2], "--eval-only", *command[2:]]  # flags stand before the overrides
+        runs["evaluation"] = watch(evaluation, output, args.workers, args.period)
+    slopes = {name: slope_of(samples) for name, samples in runs.items()}
+    message = kill_a_worker(command, output, max(1, args.workers))
 
     rows = [
-        [name, runs[name][-1].done, runs[name][-1].seconds / 60, total(runs[name][-1]), growth.slope]
-        for name, growth in growths.items()
+        [name, runs[name][-1].done, runs[name][-1].seconds / 60, sum(runs[name][-1][2:]), slope]
+        for name, slope in slopes.items()
     ]
     print(tabulate(rows, ["", "iterations, images", "minutes", "MiB at the end", "MiB per 1,000"], floatfmt=".1f"))
     print(f"\nA worker is killed: {message or 'no message, or more than one'}")
-    write(args.output, runs, growths, message)
+    written = {name: {"slope": slopes[name], "samples": samples} for name, samples in runs.items()}
+    content = {"message_when_a_worker_is_killed": message, "fields_of_samples": Sample._fields, **written}
+    (args.output / "memory.json").write_text(json.dumps(content), encoding="utf-8")
     most = {"training": args.most, "evaluation": args.most_of_evaluation}
-    return 1 if not message or any(growth.slope > most[name] for name, growth in growths.items()) else 0
+    return 1 if not message or any(slope > most[name] for name, slope in slopes.items()) else 0
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0, metavar="N", help="of training; default: %(default)s")
     parser.add_argument("--images", type=int, default=2000, metavar="N", help="to evaluate on; default: %(default)s")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="that load images; default: %(default)s")
     parser.add_argument("--period", type=float, default=1.0, metavar="SECONDS", help="of samples; default: %(default)s")
     parser.add_argument(
         "--most",
@@ -125,7 +109,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         metavar="MIB",
         help="growth per 1,000 images; 1000 proposals of each, 20 kB, are kept to the end; default: %(default)s",
     )
-    add_output_argument(parser, "output/check_memory")
+    add_common_arguments(parser, output="output/check_memory")
     return parser
 
 
@@ -133,73 +117,37 @@ def prepare(args: argparse.Namespace) -> list[str]:
     """Make the folder and return the command of a training.
 
     Raises:
-        UserError: if this is no Linux, an argument is out of range, or the folder cannot be used.
+        UserError: if the folder cannot be used.
     """
-    if not memory_of(os.getpid()):
-        raise UserError("memory is read from RssAnon in /proc/<pid>/status, which this system does not have: use Linux")
-    if args.minutes < 0 or args.images < 0 or args.workers < 0 or args.period <= 0:
-        raise UserError("--minutes, --images and --workers must be at least 0, --period above 0")
-    if args.images > 0 and args.minutes == 0:
-        raise UserError("--images are evaluated with the weights of the training: give --minutes above 0")
     make_new_folder(args.output)
-    train = tiny_training.write_pictures(args.output / "train", NUM_TRAINING_PICTURES)
-    test = tiny_training.write_pictures(args.output / "test", args.images) if args.images else train
-    return command_of(tiny_training.CONFIG, "--train", *train, "--test", *test, overrides=OVERRIDES)
+    train = write_coco_folder(args.output / "train", num_images=NUM_TRAINING_PICTURES)
+    test = write_coco_folder(args.output / "test", num_images=args.images) if args.images else train
+    return command_of(CONFIG, "--train", *train, "--test", *test, overrides=ENDLESS)
 
 
-def watch_training(command: Sequence[str], args: argparse.Namespace) -> list[Sample]:
-    output = args.output / "run"
-    with started(command, output, args.workers) as training:
-        training.wait_for_first_iteration()
-        seconds = args.minutes * 60
-        samples = list(samples_of(training, lambda: iterations_in(output), args.period, seconds, "training"))
-        wait_until(lambda: (output / "last_checkpoint").exists(), training, SECONDS_TO_START, "wrote no checkpoint")
-    return samples
-
-
-def watch_evaluation(command: Sequence[str], args: argparse.Namespace) -> list[Sample]:
-    command = [*command[:2], "--eval-only", *command[2:]]  # flags stand before the overrides
-    with started(command, args.output / "run", args.workers) as evaluation:
-        wait_until(lambda: images_in(evaluation.log()) > 0, evaluation, SECONDS_TO_START, "evaluated no image")
-        samples = list(
-            samples_of(evaluation, lambda: images_in(evaluation.log()), args.period, float("inf"), "evaluation")
-        )
-        evaluation.require_success()
-    return samples
-
-
-def wait_until(is_true: Callable[[], bool], training: Training, seconds: float, otherwise: str) -> None:
-    """
-    Raises:
-        UserError: if the process ends before, or it takes longer.
-    """
-    end = time.monotonic() + seconds
-    while not is_true():
-        if training.process.poll() is not None:
-            training.require_success()
-        if training.process.poll() is not None or time.monotonic() > end:
-            raise UserError(f"{training.output}: the process {otherwise} in {seconds:g} seconds, or has ended")
-        time.sleep(0.1)
-
-
-def samples_of(
-    training: Training, count: Callable[[], int], period: float, seconds: float, title: str
-) -> Iterator[Sample]:
-    """Measure until the process ends, or for so many seconds.
+def watch(
+    command: Sequence[str], output: Path, workers: int, period: float, seconds: float = float("inf")
+) -> list[Sample]:
+    """Measure a process until it ends or, after so many seconds, has written a checkpoint.
 
     Raises:
         UserError: if it fails.
     """
-    begin = time.monotonic()
-    with tqdm(total=None if seconds == float("inf") else round(seconds), desc=title, unit="s") as progress:
-        while training.process.poll() is None and (passed := time.monotonic() - begin) < seconds:
-            main, *workers = (memory_of(pid) for pid in (training.process.pid, *children_of(training.process.pid)))
+    samples: list[Sample] = []
+    with started(command, output, workers) as training:
+        begin, process = time.monotonic(), training.process
+        print(f"log: {training.log_file}", flush=True)
+        while process.poll() is None:
+            passed = time.monotonic() - begin
+            if passed >= seconds and (output / "last_checkpoint").exists():
+                return samples
+            main = memory_of(process.pid)
             if main > 0:  # it may just be ending
-                yield Sample(passed, count(), main, sum(workers))
-            progress.update(round(passed) - progress.n)
+                done = images_in(training.log()) if "--eval-only" in command else iterations_in(output)
+                samples.append(Sample(passed, done, main, sum(map(memory_of, children_of(process.pid)))))
             time.sleep(period)
-    if training.process.poll() is not None:
         training.require_success()
+    return samples
 
 
 def memory_of(pid: int) -> float:
@@ -238,23 +186,18 @@ def images_in(log: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def total(sample: Sample) -> float:
-    return sample.main + sample.workers
+def slope_of(samples: Sequence[Sample]) -> float:
+    """Fit a line through the samples between the warm-up and the end; return MiB per 1,000 iterations or images.
 
-
-def growth_of(samples: Sequence[Sample]) -> Growth:
-    """
     Raises:
         UserError: if there are too few samples.
     """
-    counts = np.array([sample.done for sample in samples])
-    last = counts.max(initial=0)
-    is_steady = (counts >= WARM_UP * last) & (counts < last)
-    if len(set(counts[is_steady].tolist())) < 3:
+    last = max((sample.done for sample in samples), default=0)
+    steady = [sample for sample in samples if WARM_UP * last <= sample.done < last]
+    counts = [sample.done for sample in steady]
+    if len(set(counts)) < 3:
         raise UserError("too few samples to measure growth: give more --minutes or --images")
-    totals = np.array([total(sample) for sample in samples])
-    slope, start = np.polyfit(counts[is_steady], totals[is_steady], 1)
-    return Growth(float(slope) * 1000, float(start), int(counts[is_steady][0]))
+    return 1000 * statistics.linear_regression(counts, [sample.main + sample.workers for sample in steady]).slope
 
 
 def kill_a_worker(command: Sequence[str], output: Path, workers: int) -> str:
@@ -268,42 +211,17 @@ def kill_a_worker(command: Sequence[str], output: Path, workers: int) -> str:
     """
     with started(command, output, workers) as training:
         training.wait_for_first_iteration()
-        wait_until(lambda: bool(children_of(training.process.pid)), training, SECONDS_TO_START, "has no worker")
-        time.sleep(SECONDS_TO_KILL)
-        os.kill(children_of(training.process.pid)[0], signal.SIGKILL)
+        while not (children := children_of(training.process.pid)):
+            if training.process.poll() is not None:
+                raise UserError(f"{output}: the training has ended before it had a loader worker")
+            time.sleep(0.1)
+        os.kill(children[0], signal.SIGKILL)
         try:
             status = training.process.wait(SECONDS_TO_DIE)
         except subprocess.TimeoutExpired:
             return ""
         _, error, message = training.log().rpartition("\nerror: ")
         return message.strip() if status == 1 and error and "Traceback" not in training.log() else ""
-
-
-def write(output: Path, runs: dict[str, list[Sample]], growths: dict[str, Growth], message: str) -> None:
-    content = {
-        "message_when_a_worker_is_killed": message,
-        **{
-            name: {**growths[name]._asdict(), "samples": [[round(value, 2) for value in sample] for sample in samples]}
-            for name, samples in runs.items()
-        },
-        "fields_of_samples": Sample._fields,
-    }
-    (output / "memory.json").write_text(json.dumps(content), encoding="utf-8")
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure((5 * max(1, len(runs)), 3.6), layout="constrained")
-        for index, (name, samples) in enumerate(runs.items()):
-            draw(figure.add_subplot(1, len(runs), index + 1), name, samples, growths[name])
-        figure.savefig(output / "memory.png", dpi=150)
-
-
-def draw(panel: Axes, name: str, samples: Sequence[Sample], growth: Growth) -> None:
-    counts = [sample.done for sample in samples]
-    panel.plot(counts, [total(sample) for sample in samples], label="all processes")
-    panel.plot(counts, [sample.main for sample in samples], label="main process")
-    ends = np.array([growth.first, counts[-1]])
-    panel.plot(ends, growth.start + growth.slope / 1000 * ends, "k--", label=f"{growth.slope:+.2f} MiB per 1,000")
-    panel.set(title=name, xlabel="images" if name == "evaluation" else "iterations", ylabel="MiB", ylim=(0, None))
-    panel.legend(frameon=False, loc="lower right")
 
 
 if __name__ == "__main__":

@@ -30,15 +30,16 @@ from torch import Tensor
 from dev.reliability.tiny_training import (
     CONFIG,
     OVERRIDES,
-    add_output_argument,
+    add_common_arguments,
     command_of,
     half_written_in,
     make_new_folder,
     started,
-    write_pictures,
 )
-from fcos_rpn import UserError
 from fcos_rpn.errors import user_errors_as_messages
+from tests.tiny import write_coco_folder
+
+NUM_PICTURES = 21
 
 
 class Kill(NamedTuple):
@@ -92,11 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the killed ones; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of training and kills; default: %(default)s")
     parser.add_argument("--config-file", metavar="YAML", help="default: a tiny Faster R-CNN with FCOSRPN")
     parser.add_argument("--train", nargs=2, metavar=("IMAGES", "JSON"), help="default: generated pictures")
-    add_output_argument(parser, "output/check_resume")
+    add_common_arguments(parser, output="output/check_resume")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser
 
@@ -107,11 +107,9 @@ def prepare(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: if there is no such config, or the folder cannot be used.
     """
-    if args.kills < 1 or args.workers < 0 or args.seed < 0:
-        raise UserError("--kills must be at least 1, --workers and --seed at least 0")
     overrides = {} if args.config_file else OVERRIDES
     make_new_folder(args.output)
-    train = args.train or write_pictures(args.output / "data")
+    train = args.train or write_coco_folder(args.output / "data", num_images=NUM_PICTURES)
     command = command_of(args.config_file or CONFIG, "--train", *train, overrides=overrides)
     return [*command, *args.opts, "SEED", str(args.seed)]
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -12,9 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image, ImageDraw
 
 from fcos_rpn import UserError
 from fcos_rpn.errors import make_folder
@@ -40,17 +36,14 @@ OVERRIDES: Mapping[str, Any] = {
     "SOLVER.MAX_ITER": 32,
     "SOLVER.CHECKPOINT_PERIOD": 3,
 }
-"""Six epochs of the generated pictures, with all that a resumed training has to restore: statistics of batch
+"""Six epochs of 21 pictures, with all that a resumed training has to restore: statistics of batch
 normalization, momenta, warm-up and steps of the rate, batches of two shapes, sizes and mirroring, sampled proposals."""
 
-NUM_PICTURES = 21
-PICTURE_SIZES = ((96, 64), (64, 96), (80, 80))
-"""Width and height, in turn."""
 
-
-def add_output_argument(parser: argparse.ArgumentParser, default: str) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser, *, output: str) -> None:
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="that load images; default: %(default)s")
     parser.add_argument(
-        "--output", type=Path, default=Path(default), metavar="FOLDER", help="a new folder; default: %(default)s"
+        "--output", type=Path, default=Path(output), metavar="FOLDER", help="a new folder; default: %(default)s"
     )
 
 
@@ -77,45 +70,15 @@ def command_of(config: str, *arguments: str, overrides: Mapping[str, Any]) -> li
     ]
 
 
-def write_pictures(folder: Path, num_pictures: int = NUM_PICTURES) -> tuple[str, str]:
-    """Draw a square and a bar on noise, in wide, tall and square pictures.
-
-    Returns:
-        The folder of the pictures and the json.
-    """
-    rng = np.random.default_rng(0)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    (folder / "images").mkdir(parents=True)
-    for image_id in range(1, num_pictures + 1):
-        width, height = PICTURE_SIZES[image_id % len(PICTURE_SIZES)]
-        picture = Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8))
-        for category_id, box_height in ((1, 24), (2, 12)):
-            x, y = int(rng.integers(width - 24)), int(rng.integers(height - box_height))
-            ImageDraw.Draw(picture).rectangle((x, y, x + 23, y + box_height - 1), fill=("red", "blue")[category_id - 1])
-            box = {"bbox": [x, y, 24, box_height], "area": 24 * box_height, "iscrowd": 0}
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id, **box})
-        picture.save(folder / "images" / f"{image_id}.png")
-        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": width, "height": height})
-    categories = [{"id": 1, "name": "square"}, {"id": 2, "name": "bar"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "instances.json").write_text(json.dumps(content))
-    return str(folder / "images"), str(folder / "instances.json")
-
-
 class Training:
-    """A running process."""
+    """A running process, which leads a group of its own, its workers included."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", output: Path, skip: int) -> None:
-        """
-        Args:
-            process: leads a group of its own, its workers included.
-            output: its folder.
-            skip: bytes of its log that earlier processes wrote.
-        """
-        self.process = process
+    def __init__(self, command: Sequence[str], output: Path) -> None:
         self.output = output
-        self.skip = skip
+        self.log_file = output.with_suffix(".log")
+        with self.log_file.open("ab") as file:
+            self.skip = file.tell()  # what earlier processes wrote
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
     def wait_for_first_iteration(self) -> int:
         """
@@ -132,7 +95,7 @@ class Training:
             time.sleep(0.02)
 
     def log(self) -> str:
-        return log_of(self.output).read_bytes()[self.skip :].decode(errors="replace")
+        return self.log_file.read_bytes()[self.skip :].decode(errors="replace")
 
     def wait_for_file(self, seconds: float) -> None:
         """Wait until a file is being written, the training has ended, or the seconds are over."""
@@ -157,20 +120,11 @@ class Training:
 @contextlib.contextmanager
 def started(command: Sequence[str], output: Path, workers: int) -> Iterator[Training]:
     """Start a training, and kill it in the end if it still runs."""
-    log = log_of(output)
-    skip = log.stat().st_size if log.exists() else 0
-    settings = ("DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(output))
-    with log.open("ab") as file:
-        process = subprocess.Popen([*command, *settings], stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    training = Training(process, output, skip)
+    training = Training([*command, "DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(output)], output)
     try:
         yield training
     finally:
         training.kill()
-
-
-def log_of(output: Path) -> Path:
-    return output.with_suffix(".log")
 
 
 def half_written_in(output: Path) -> str:

@@ -136,6 +136,21 @@ def suggest(
     return best.option.changes | {"MODEL.FCOS.SIZES_OF_INTEREST": list(best.ends)}
 
 
+def tiles_advice(cfg: CfgNode, annotations: Annotations) -> str:
+    """Advise to cut the images into tiles if even the largest input that is tried scales one of them down, else ""."""
+    if cfg.INPUT.MIN_SIZE_TEST == 0:
+        return ""
+    sizes = input_sizes(annotations, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST)
+    shrinkage = float((annotations.image_sizes / sizes).max())
+    if shrinkage <= ENLARGEMENTS[-1]:
+        return ""
+    return (
+        f"The input of the given config scales images down, up to {shrinkage:.1f} times, and --suggest tries at most "
+        f"{ENLARGEMENTS[-1]:g} times its sides. Cut large images into tiles before training, or set a larger "
+        "INPUT.MIN_SIZE_* and MAX_SIZE_* yourself."
+    )
+
+
 def worthwhile(trials: Sequence[Trial], margin: Margin, *, price: Callable[[Trial], Any]) -> Trial:
     """Choose the cheapest trial within the margin of the least unlearned and, among these, of the least ambiguous."""
     least = min(trial.figures.unlearned for trial in trials)

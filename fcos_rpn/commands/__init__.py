@@ -11,6 +11,10 @@ from ..errors import user_errors_as_messages
 COMMANDS = {
     "quickstart": ("quickstart", "train both roles on generated digits, evaluate and draw them"),
     "check": ("check_dataset", "find everything that is wrong or odd in a data set before training"),
+    "convert-dataset": (
+        "convert_dataset",
+        "convert a data set from YOLO, Pascal VOC or CVAT to COCO's format, or to YOLO",
+    ),
     "train": ("train_net", "train, resume or evaluate, from a YAML or a LazyConfig"),
     "demo": ("demo", "draw what a trained model finds in pictures"),
     "analyze": ("analyze_assignment", "count the boxes that no location learns and suggest a better config"),

@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..analysis import BOX_CONVENTIONS, Analysis, analyze, read_boxes
 from ..analysis.report import figures_table, unlearned_ids, unlearned_table
-from ..analysis.suggest import suggest
+from ..analysis.suggest import suggest, tiles_advice
 from ..checkpoint.conversion import config_text
 from ..config import read_config
 from ..errors import UserError, write_whole
@@ -108,6 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{args.suggest}: the suggested config; train with fcos-rpn train --config-file {args.suggest}")
     elif args.suggest:
         print(f"\nNothing that was tried is worth a change; {args.suggest} was not written.")
+    is_rest_unlearned = args.suggest and analyses.get("suggested", analyses["given"]).unlearned_boxes
+    if is_rest_unlearned and (advice := tiles_advice(cfg, annotations)):
+        print(advice)
     if args.output:
         given = analyses.pop("given").to_json() | {"box_convention": args.box_convention}
         write_results(args.output, given | {title: analysis.to_json() for title, analysis in analyses.items()})

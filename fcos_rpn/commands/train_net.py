@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
 
+from ..config import is_lazy
 from ..engine import lazy, yaml
 from ..engine.launch import launch
 
@@ -24,7 +25,7 @@ WHEN_STOPPED = "stopped; rerun with --resume to continue from the last checkpoin
 def main(arguments: Sequence[str] | None = None) -> None:
     """Launch the processes."""
     args = build_argument_parser().parse_args(arguments)
-    prepare = lazy.prepare if lazy.is_lazy(args.config_file) else yaml.prepare
+    prepare = lazy.prepare if is_lazy(args.config_file) else yaml.prepare
     launch(functools.partial(prepare, args), args, when_stopped=WHEN_STOPPED)
 
 

@@ -1,6 +1,7 @@
 """Data sets, from files to batches.
 
 coco/       annotations in COCO's format: rules, repairs, and the check of a whole data set
+formats/    YOLO, Pascal VOC and CVAT to and from COCO's format
 digits/     generates the quick start's data set
 datasets    a folder and its json -> a registered name; class names and files of registered names
 contents    what a file is instead of a picture or annotations

@@ -22,6 +22,9 @@ from .coco.rules import LARGEST_ID
 logger = logging.getLogger(__name__)
 
 
+LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+"""An image of a json in LVIS's format has these."""
+
 Source = tuple[Any, ...]
 """All that a registered folder's annotations follow from."""
 
@@ -76,6 +79,7 @@ def register_coco_folder(
 
     The metadata holds the class names at once, sorted by category id; category ids need not be contiguous. If images
     have ids that are not whole numbers from 0 to 2^53, `original_image_ids` maps the ids in use to those of the json.
+    A json in LVIS's format is evaluated by LVIS's protocol.
     Registering the same pair again gives the same name. Every process of a distributed run has to register for itself.
 
     Args:
@@ -104,13 +108,15 @@ def register_coco_folder(
         logger.info("%s: the repaired annotations are in %s", json_file, checked_json_file)
 
     categories = sorted(checked.content["categories"], key=lambda category: category["id"])
+    # Only LVIS says for each image which classes were looked for.
+    is_lvis = any(key in image for image in checked.content["images"] for key in LVIS_KEYS)
     renamed = {image["id"]: image["original_id"] for image in checked.content["images"] if "original_id" in image}
     MetadataCatalog.get(name).set(
         json_file=str(checked_json_file),
         original_json_file=str(json_file),
         source=source,
         image_root=str(images),
-        evaluator_type="coco",
+        evaluator_type="lvis" if is_lvis else "coco",
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={category["id"]: label for label, category in enumerate(categories)},
         repairs=checked.repairs,

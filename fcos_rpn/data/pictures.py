@@ -41,6 +41,20 @@ def read_picture(file: str | os.PathLike[str], image_format: str) -> NDArray[np.
         raise UserError(_why_unreadable(os.fspath(file), error)) from error
 
 
+def picture_size(file: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return width and height after the rotation that its EXIF data may ask for; reads the file's header only.
+
+    Raises:
+        UserError: names the file and says why it cannot be read.
+    """
+    try:
+        with Image.open(file) as picture:
+            width, height = picture.size
+    except Exception as error:  # as in `read_picture`
+        raise UserError(f"{os.fspath(file)}: {_why_unreadable(os.fspath(file), error)}") from error
+    return (height, width) if _is_turned(file) else (width, height)
+
+
 def _why_unreadable(file: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file; add it or delete this image from the json"
@@ -113,11 +127,7 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def size_problem(file: str | os.PathLike[str], picture: NDArray[np.uint8], size: tuple[int, int]) -> str | None:
-    """
-    Args:
-        file, picture: see `read_picture`.
-        size: width and height that the json says.
-    """
+    """Say how a picture differs from the width and height that the json says."""
     height, width = picture.shape[:2]
     if (width, height) == size:
         return None

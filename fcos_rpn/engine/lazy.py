@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from ..config import LAZY_GROUPS
 from ..data import TrainLoader, class_names, register_coco_folder, require_files
 from ..data.loader import ImageOrder, Record, are_wide
 from ..errors import UserError, make_folder
@@ -30,9 +31,6 @@ from ..modeling.find import find_fcos
 from .evaluate import EvaluationSet, evaluate_model, load_all_weights
 from .setup import require_device
 from .trainer import Trainer, autocast_precision, in_fast_layout, require_divisible
-
-GROUPS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-"""What a LazyConfig must define, as in Detectron2."""
 
 KEYS = {
     "lr": "optimizer.lr",
@@ -48,18 +46,6 @@ KEYS = {
 
 # For values that follow from another one: "${fcos_rpn.equal:${..head.centerness},iou}".
 OmegaConf.register_new_resolver("fcos_rpn.equal", lambda one, other: one == other, replace=True)
-
-
-def is_lazy(config_file: str) -> bool:
-    """Tell a LazyConfig, Python or the YAML that a training from one wrote, from a YAML config with keys such as
-    MODEL.WEIGHTS."""
-    if config_file.endswith(".py"):
-        return True
-    try:
-        lines = Path(config_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):  # the other front says what is wrong with it
-        return False
-    return {*GROUPS} <= {line.partition(":")[0] for line in lines}
 
 
 def prepare(args: argparse.Namespace, num_processes: int) -> tuple[str, Callable[[], None]]:
@@ -112,9 +98,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         cfg = LazyConfig.load(path)
     except Exception as error:  # whatever its code raises
         raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
-    if missing := [group for group in GROUPS if group not in cfg]:
+    if missing := [group for group in LAZY_GROUPS if group not in cfg]:
         raise UserError(
-            f"config file {path} defines no {', '.join(missing)}; a LazyConfig has {', '.join(GROUPS)}. "
+            f"config file {path} defines no {', '.join(missing)}; a LazyConfig has {', '.join(LAZY_GROUPS)}. "
             "A config with keys such as MODEL.WEIGHTS is a YAML file"
         )
     _override(cfg, overrides)

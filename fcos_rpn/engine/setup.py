@@ -96,9 +96,17 @@ def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
 
 def require_device(device: str, num_processes: int) -> None:
     """Raise a UserError if the device, or as many of it as there are processes, is not there."""
-    if device.startswith("cuda") and torch.cuda.device_count() < max(1, num_processes):
+    try:
+        wanted = torch.device(device)
+        num_devices = torch.get_device_module(wanted).device_count()
+    except (RuntimeError, AttributeError) as error:
         raise UserError(
-            f"MODEL.DEVICE is {device} and {max(1, num_processes)} of it are asked for, but this machine shows "
-            f"{torch.cuda.device_count()}. Train on the CPU with --num-gpus 0, or on N processes of it with "
-            "--num-gpus N MODEL.DEVICE cpu"
+            f"MODEL.DEVICE is {device!r}, on which this PyTorch cannot compute; name cpu, cuda or mps, or one of "
+            "several, such as cuda:1"
+        ) from error
+    num_wanted = max(1, num_processes, (wanted.index or 0) + 1)
+    if wanted.type != "cpu" and num_devices < num_wanted:
+        raise UserError(
+            f"MODEL.DEVICE is {device} and {num_wanted} of it are asked for, but this machine shows {num_devices}. "
+            "Train on the CPU with --num-gpus 0, or on N processes of it with --num-gpus N MODEL.DEVICE cpu"
         )

@@ -1,5 +1,6 @@
 """The training loop, made of parts that a config front (`yaml`, `lazy`) or a user's own code puts together."""
 
+import functools
 import logging
 import time
 import weakref
@@ -196,14 +197,32 @@ class Trainer(SimpleTrainer):
             batch = next(self._data_loader_iter)
             data_time = time.perf_counter() - start
             with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
-                losses = self.model(batch)
+                losses = self._losses(batch)
             self.optimizer.zero_grad()
-            self.scaler.scale(sum(losses.values())).backward()
+            self.scaler.scale(functools.reduce(torch.add, losses.values())).backward()
             self.after_backward()
             self._write_metrics(losses, data_time)
             self.scaler.unscale_(self.optimizer)  # so that gradients are clipped at their true size
             self.scaler.step(self.optimizer)
             self.scaler.update()
+
+    def _losses(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: if a normalization has one value per channel, of which there is no variance.
+        """
+        try:
+            losses: dict[str, Any] = self.model(batch)
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            raise UserError(
+                "a normalization gets a single value per channel, of which there is no variance: a feature map of the "
+                "backbone or a level of the pyramid has one cell, and the batch one image a process. Train on larger "
+                "images or batches, or normalize with GN instead of BN (in the head, the key NORM) or keep the "
+                f"backbone's FrozenBN ({error})"
+            ) from error
+        return losses
 
     def after_train(self) -> None:
         # After an error in the last iteration Detectron2 would still evaluate.

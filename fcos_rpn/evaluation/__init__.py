@@ -10,14 +10,13 @@ results            figures as tables and files
 
 from .evaluator import FCOSEvaluator, FCOSWithProposals, build_evaluator
 from .precision_recall import PrecisionRecall, precision_recall
-from .recall import RecallCurves, average_recall, recall_by_iou
+from .recall import average_recall, recall_by_iou
 from .results import StrictJSONWriter, results_table, write_results
 
 __all__ = [
     "FCOSEvaluator",
     "FCOSWithProposals",
     "PrecisionRecall",
-    "RecallCurves",
     "StrictJSONWriter",
     "average_recall",
     "build_evaluator",

@@ -1,7 +1,6 @@
 """Average recall of class-agnostic boxes by COCO's protocol."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +9,6 @@ from .matching import IOU_THRESHOLDS, Annotations, BoxesOfImages, match_class_ag
 
 # Detectron2's one-letter names of COCO's area ranges, in COCOeval's order: all, below 32², 32² to 96², above 96².
 AREA_SUFFIXES = ("", "s", "m", "l")
-
-
-class RecallCurves(NamedTuple):
-    """How the recall of a system, in percent, depends on what is asked of it and on its training."""
-
-    by_iou: Mapping[int, Mapping[float, float]]
-    """Limit on the boxes of an image -> IoU threshold -> recall."""
-    by_limit: Mapping[int, float]
-    """Limit -> average recall."""
-    by_iteration: Mapping[int, float]
-    """Iteration of the training -> AR100."""
 
 
 def average_recall(

@@ -3,13 +3,13 @@
 network  FCOS, or a ProposalNetwork with FCOSRPN, as a function of one image tensor that returns plain tensors
 rcnn     a Faster R-CNN with FCOSRPN likewise, best effort
 graph    the network of a model, and its graph
-formats  the graph in a file
+writing  the graph in a file
 """
 
-from .formats import FORMATS, Format, as_onnx, as_torch_export, require_packages
 from .graph import export_graph, network_of
 from .network import BoxNetwork
 from .rcnn import TwoStageNetwork
+from .writing import FORMATS, Format, as_onnx, as_torch_export, require_packages
 
 __all__ = [
     "FORMATS",

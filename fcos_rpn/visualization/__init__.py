@@ -14,7 +14,7 @@ from .draw import (
     draw_proposals,
     draw_target_centerness,
 )
-from .plots import plot_precision_recall, plot_proposal_limits, plot_recall, plot_score_against_iou, save_figure
+from .plots import plot_precision_recall, plot_score_against_iou, save_figure
 
 __all__ = [
     "draw_annotations",
@@ -25,8 +25,6 @@ __all__ = [
     "draw_target_centerness",
     "plot_boxes",
     "plot_precision_recall",
-    "plot_proposal_limits",
-    "plot_recall",
     "plot_score_against_iou",
     "save_figure",
     "tile",

@@ -1,4 +1,4 @@
-"""Plots of what models find in a data set: precision over recall, recall, IoU over score.
+"""Plots of what models find in a data set: precision over recall, IoU over score.
 
 Every function returns a matplotlib figure; `save_figure` writes it.
 """
@@ -13,12 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from ..analysis.box_origins import BoxOrigins, rank_correlation
 from ..evaluation.precision_recall import REPORTED_THRESHOLDS, PrecisionRecall
-from ..evaluation.recall import RecallCurves
 from .fonts import installed_fonts
 from .sheet import DPI, FONT_SIZE, INK, SMALL_FONT_SIZE, SOFT_INK
 
@@ -81,62 +80,6 @@ def plot_score_against_iou(origins: BoxOrigins) -> Figure:
     return figure
 
 
-def plot_recall(curves: Mapping[str, RecallCurves]) -> Figure:
-    """Plot recall over IoU with the fewest boxes per image and, dashed, with the most; average recall over the number
-    of boxes; and AR100 over the iterations of the training.
-
-    Args:
-        curves: by the system's name, all with the same limits.
-    """
-    figure, panels, colors = _figure_of_curves(len(curves), num_panels=3)
-    few, *_, many = next(iter(curves.values())).by_iou
-    for found, color in zip(curves.values(), colors, strict=True):
-        of_panels: tuple[Mapping[Any, float], ...] = (found.by_iou[few], found.by_limit, found.by_iteration)
-        for panel, recall in zip(panels, of_panels, strict=True):
-            _add_line(panel, recall, color)
-        _add_line(panels[0], found.by_iou[many], color, linestyle="dashed")
-    titles = ("Recall", f"of {few} and {many} boxes"), ("Average recall", ""), ("AR100 in training", "")
-    for panel, (title, detail), label in zip(panels, titles, ("IoU", "Boxes an image", "Iterations"), strict=True):
-        add_title(panel, title, detail)
-        panel.set_xlabel(label)
-        panel.xaxis.set_major_locator(AutoLocator())
-        panel.xaxis.set_major_formatter(ScalarFormatter())
-        panel.autoscale(axis="x")
-    panels[0].set_ylabel("%")
-    panels[1].set_xscale("log")
-    panels[1].xaxis.set_major_formatter(ScalarFormatter())
-    for panel, limit in zip(panels, (few, many), strict=False):
-        _add_figures_below(panel, f"AR{limit}", {name: found.by_limit[limit] for name, found in curves.items()}, colors)
-    return figure
-
-
-def plot_proposal_limits(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
-    """Plot AP and time over the number of proposals for the second stage.
-
-    Args:
-        curves: by the system's name: number of proposals -> AP in percent, and seconds per image.
-    """
-    figure, panels, colors = _figure_of_curves(len(curves), num_panels=2)
-    for curve, color in zip(curves.values(), colors, strict=True):
-        _add_line(panels[0], {limit: ap for limit, (ap, _) in curve.items()}, color)
-        milliseconds = [1000 * seconds for _, seconds in curve.values()]
-        panels[1].plot(list(curve), milliseconds, color=color, linewidth=2.5, solid_capstyle="round")
-    for panel, title in zip(panels, ("AP", "Milliseconds an image"), strict=True):
-        add_title(panel, title)
-        panel.set_xlabel("Proposals")
-        panel.set_xscale("log")
-        panel.xaxis.set_major_formatter(ScalarFormatter())
-        panel.autoscale()
-    panels[0].set_ylabel("%")
-    for panel, formatter in zip(panels, (PercentFormatter(1, symbol=""), ScalarFormatter()), strict=True):
-        panel.yaxis.set_major_locator(AutoLocator())
-        panel.yaxis.set_major_formatter(formatter)
-    panels[1].set_ylim(bottom=0)
-    ap_at_most = {name: curve[max(curve)][0] for name, curve in curves.items()}
-    _add_figures_below(panels[0], "AP at most proposals", ap_at_most, colors, width=2 + GAP / PANEL)
-    return figure
-
-
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write `path`.png and `path`.svg; the same figure gives the same files."""
     path = Path(path)
@@ -174,11 +117,6 @@ def _figure_of_curves(num_curves: int, *, num_panels: int) -> tuple[Figure, list
     return figure, panels, [LINE_COLORS[index % len(LINE_COLORS)] for index in range(num_curves)]
 
 
-def _add_line(panel: Axes, percentages: Mapping[Any, float], color: str, *, linestyle: str = "solid") -> None:
-    parts = [value / 100 for value in percentages.values()]
-    panel.plot(list(percentages), parts, color=color, linewidth=2.5, linestyle=linestyle, solid_capstyle="round")
-
-
 def add_title(panel: Axes, title: str, detail: str = "") -> None:
     """Add a title that looks like a caption of `sheet`."""
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": FONT_SIZE, "va": "bottom"}
@@ -186,20 +124,16 @@ def add_title(panel: Axes, title: str, detail: str = "") -> None:
     panel.annotate(detail, (1, 0), (8, 0), head, **text, color=SOFT_INK)
 
 
-def _add_figures_below(
-    panel: Axes, heading: str, figures: Mapping[str, float], colors: Sequence[str], *, width: float = 1
-) -> None:
-    """Add a line for each name below the panel: its color, the name and its figure. `width` is in panels."""
+def _add_figures_below(panel: Axes, heading: str, figures: Mapping[str, float], colors: Sequence[str]) -> None:
+    """Add a line for each name below the panel: its color, the name and its figure."""
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL_FONT_SIZE, "va": "center"}
     first = -BOTTOM - LEGEND_LINE
-    panel.annotate(heading, (width, 0), (0, first), "axes fraction", **text, ha="right", color=SOFT_INK)
+    panel.annotate(heading, (1, 0), (0, first), "axes fraction", **text, ha="right", color=SOFT_INK)
     for row, ((name, figure), color) in enumerate(zip(figures.items(), colors, strict=True), start=1):
         y = first - row * LEGEND_LINE
         panel.annotate("●", (0, 0), (0, y), "axes fraction", **text, color=color)
         panel.annotate(name, (0, 0), (18, y), "axes fraction", **text, color=INK)
-        panel.annotate(
-            f"{figure:.1f}", (width, 0), (0, y), "axes fraction", **text, ha="right", color=INK, weight="bold"
-        )
+        panel.annotate(f"{figure:.1f}", (1, 0), (0, y), "axes fraction", **text, ha="right", color=INK, weight="bold")
 
 
 def _add_dots(panel: Axes, scores: Tensor, ious: Tensor, is_overrated: Tensor) -> None:

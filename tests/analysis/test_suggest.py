@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from fcos_rpn import UserError
 from fcos_rpn.analysis import Annotations, analyze
 from fcos_rpn.analysis import suggest as suggest_module
-from fcos_rpn.analysis.suggest import Margin, suggest, worthwhile
+from fcos_rpn.analysis.suggest import Margin, suggest, tiles_advice, worthwhile
 from tests.tiny import tiny_config
 
 
@@ -108,6 +108,15 @@ def test_images_that_are_not_resized_are_not_enlarged():
     changes = suggest(cfg, SMALL)
     assert "MODEL.FCOS.IN_FEATURES" in changes
     assert not [key for key in changes if key.startswith("INPUT")]
+
+
+def test_tiles_are_advised_where_the_largest_input_is_too_small():
+    """The images have sides of 128 pixels, and twice the input's sides is tried."""
+    cfg = config()
+    for min_size, advises in ((128, False), (64, False), (32, True), (0, False)):
+        cfg.INPUT.MIN_SIZE_TEST = min_size
+        assert ("up to 4.0 times" in tiles_advice(cfg, SMALL)) == advises
+        assert bool(tiles_advice(cfg, SMALL)) == advises
 
 
 def test_the_search_looks_at_some_images_only(monkeypatch):

@@ -65,6 +65,13 @@ def test_suggested_config_builds_and_is_relative(folder, capsys):
     assert model.core.assigner.ranges[0][1] == written["MODEL"]["FCOS"]["SIZES_OF_INTEREST"][0]
 
 
+def test_tiles_are_advised_where_boxes_stay_unlearned(folder, capsys):
+    """The pictures have a shorter side of 64 or 80 pixels."""
+    for min_size, advises in ((2, True), (256, False)):
+        run(*given(folder), "--suggest", folder / "mine.yaml", "INPUT.MIN_SIZE_TEST", min_size)
+        assert ("Cut large images into tiles" in capsys.readouterr().out) == advises
+
+
 def test_nothing_to_suggest(folder, capsys):
     """No box overlaps another, and all are large."""
     _, json_file = write_coco_folder(folder / "one", boxes_per_image=1)

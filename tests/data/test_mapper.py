@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper
-from PIL import Image, ImageFile
+from PIL import Image
 from pycocotools import mask as mask_util
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,11 +30,6 @@ def entry(tmp_path: Path) -> dict:
     return {"file_name": str(file), "image_id": 7, "width": 40, "height": 30, "annotations": [box]}
 
 
-def cut_off(file: Path) -> None:
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-
-
 @pytest.mark.parametrize("is_train", [True, False])
 def test_good_picture_gives_what_detectron2s_mapper_gives(entry, is_train):
     before = copy.deepcopy(entry)
@@ -44,6 +39,9 @@ def test_good_picture_gives_what_detectron2s_mapper_gives(entry, is_train):
     assert torch.equal(ours["image"], theirs["image"])
     if is_train:
         assert ours["instances"].gt_boxes.tensor.tolist() == [[1, 2, 11, 22]]
+    del entry["width"], entry["height"]
+    found = CheckedDatasetMapper(small_cfg(), is_train)(entry)
+    assert (found["width"], found["height"]) == (40, 30)
 
 
 @pytest.mark.parametrize("is_train", [True, False])
@@ -60,12 +58,6 @@ def test_proposals_and_segments_are_those_of_detectron2s_mapper(entry, tmp_path,
     assert torch.equal(ours["sem_seg"], theirs["sem_seg"])
     assert torch.equal(ours["proposals"].proposal_boxes.tensor, theirs["proposals"].proposal_boxes.tensor)
     assert torch.equal(ours["proposals"].objectness_logits, theirs["proposals"].objectness_logits)
-
-
-def test_a_size_that_the_json_does_not_say_is_the_pictures(entry):
-    del entry["width"], entry["height"]
-    found = CheckedDatasetMapper(small_cfg(), True)(entry)
-    assert (found["width"], found["height"]) == (40, 30)
 
 
 def test_a_picture_too_thin_to_be_resized_is_named(entry):
@@ -120,64 +112,15 @@ def test_errors_of_an_augmentation_stay_what_they_are(entry, monkeypatch):
     ("spoil", "expected"),
     [
         (Path.unlink, "no such file"),
-        (lambda file: file.write_bytes(b""), "not a picture, but an empty file"),
-        (cut_off, "not a readable picture (image file is truncated"),
-        (
-            lambda file: Image.new("RGB", (30, 40)).save(file),
-            "the picture is 30 x 40 pixels, after the rotation that its EXIF data may ask for, but the json says width "
-            "40, height 30;",
-        ),
+        (lambda file: Image.new("RGB", (30, 40)).save(file), "the picture is 30 x 40 pixels, after the rotation that"),
     ],
-    ids=["missing", "empty", "truncated", "other size"],
+    ids=["missing", "other size"],
 )
 def test_picture_at_fault_is_named(entry, spoil, expected, is_train):
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES
     spoil(Path(entry["file_name"]))
     with pytest.raises(UserError) as error:
         CheckedDatasetMapper(small_cfg(), is_train)(entry)
     assert str(error.value).startswith(f"{entry['file_name']} (image 7): {expected}")
-
-
-def test_rotation_by_exif_is_the_size_that_is_named(entry):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turned by 90 degrees
-    Image.new("RGB", (40, 30)).save(entry["file_name"], exif=exif)
-    with pytest.raises(UserError, match="the picture is 30 x 40 pixels"):
-        CheckedDatasetMapper(small_cfg(), True)(entry)
-
-
-def test_other_errors_stay_what_they_are(entry):
-    del entry["annotations"][0]["category_id"]
-    with pytest.raises(KeyError, match="category_id"):
-        CheckedDatasetMapper(small_cfg(), True)(entry)
-
-
-def error_of(dataset: Dataset, num_workers: int) -> UserError:
-    """What loading the first entry raises, without the traceback, whose frames would keep the worker alive."""
-    try:
-        next(iter(DataLoader(dataset, batch_size=None, sampler=[0], num_workers=num_workers)))
-    except UserError as error:
-        return error.with_traceback(None)
-    raise AssertionError("loaded")
-
-
-class OnePicture(Dataset):
-    def __init__(self, entry: dict):
-        self.entry = entry
-        self.mapper = CheckedDatasetMapper(small_cfg(), True)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.mapper(self.entry)
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_user_message_from_a_data_loader(entry, num_workers):
-    cut_off(Path(entry["file_name"]))
-    error = error_of(OnePicture(entry), num_workers)
-    assert ("Traceback" in str(error)) == (num_workers == 1)
-    message = user_message(error)
-    assert message.startswith(f"{entry['file_name']} (image 7): not a readable picture (image file is truncated")
-    assert message.endswith("copy it again or delete this image from the json")
 
 
 class Findings(Dataset):
@@ -188,5 +131,7 @@ class Findings(Dataset):
             raise UserError("pets.json:\n  image 1: wrong\n  and 2 more") from error
 
 
-def test_user_message_keeps_all_lines_of_the_last_error():
-    assert user_message(error_of(Findings(), num_workers=1)) == "pets.json:\n  image 1: wrong\n  and 2 more"
+def test_user_message_keeps_all_lines_of_the_last_error_of_a_worker():
+    with pytest.raises(UserError, match="Traceback") as error:
+        next(iter(DataLoader(Findings(), batch_size=None, sampler=[0], num_workers=1)))
+    assert user_message(error.value) == "pets.json:\n  image 1: wrong\n  and 2 more"

@@ -1,10 +1,12 @@
 """A comparison of systems on a tiny data set."""
 
+import argparse
+
 import pytest
 import torch
 import torchvision
 
-from dev.experiment.system import Experiment, System
+from dev.experiment.system import Experiment, System, add_experiment_arguments
 from tests.tiny import write_coco_folder
 
 
@@ -29,28 +31,21 @@ def arguments(data, tmp_path) -> list[str]:
 
 @pytest.fixture
 def make_experiment(tmp_path, data):
-    """An experiment with the given fields; its output is the test's folder."""
+    """An experiment with the given systems and arguments; its output is `output` in the test's folder."""
 
-    def make(**fields) -> Experiment:
-        defaults = {
-            "systems": {
-                "rpn_gn": System("anchor RPN, GN", "rpn_gn.yaml"),
-                "fcos_rpn": System("FCOSRPN", "fcos_rpn.yaml"),
-            },
-            "train": [data["images"], data["json"]],
-            "test": [data["images"], data["json"]],
-            "weights": data["weights"],
-            "iterations": 8,
-            "batch": 8,
-            "short_side": 64,
-            "rates": [0.001],
-            "output": tmp_path / "output",
-            "criterion": ("box_proposals", "AR@100"),
-            "followed": ("AR@100",),
-            "evaluations": 6,
-            "fold_part": 4,
-            "summarize": lambda found, cfg: found["box_proposals"],
-        }
-        return Experiment(**{**defaults, **fields})
+    def make(*, systems=None, summarize=lambda found, cfg: found["box_proposals"], **arguments) -> Experiment:
+        parser = argparse.ArgumentParser()
+        add_experiment_arguments(parser, output=str(tmp_path / "output"))
+        args = parser.parse_args(["--iterations", "8", "--short-side", "64", "--rates", "0.001"])
+        args.train = args.test = [data["images"], data["json"]]
+        args.weights = data["weights"]
+        vars(args).update(arguments)
+        return Experiment(
+            args=args,
+            systems=systems or {name: System(name, f"{name}.yaml") for name in ("rpn_gn", "fcos_rpn")},
+            criterion=("box_proposals", "AR@100"),
+            followed=("AR@100",),
+            summarize=summarize,
+        )
 
     return make

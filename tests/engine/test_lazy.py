@@ -57,15 +57,6 @@ def test_config_files_that_fail_are_named(tmp_path, content, message):
         lazy.load(str(tmp_path / "gone.py"))
 
 
-def test_lazy_configs_are_told_from_yaml_configs(tmp_path):
-    assert lazy.is_lazy("configs/mine.py")
-    assert not lazy.is_lazy(get_config_file("COCO-Detection/fcos_R_50_FPN_1x.yaml"))
-    saved = tmp_path / "config.yaml"  # as a training writes it
-    saved.write_text("dataloader:\n  a: 1\nlr_multiplier: 1\nmodel:\n  b: 2\noptimizer: 1\ntrain: {}\n")
-    assert lazy.is_lazy(str(saved))
-    assert not lazy.is_lazy(str(tmp_path / "missing.yaml"))
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -118,3 +118,21 @@ def test_devices_that_are_missing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="cuda and 1 of it"):
         require_device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    require_device("cuda:1", 1)
+    with pytest.raises(UserError, match="cuda:2 and 3 of it"):
+        require_device("cuda:2", 1)
+
+
+def test_mps_is_looked_for(monkeypatch):
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 1)
+    require_device("mps", 1)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"MODEL.DEVICE is mps and 1 of it .* shows 0\. Train on the CPU"):
+        require_device("mps", 1)
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "0", "meta", "", "cuda:one"])
+def test_devices_that_pytorch_does_not_know(device):
+    with pytest.raises(UserError, match=f"is '{device}', on which this PyTorch cannot compute; name cpu, cuda or mps"):
+        require_device(device, 1)

@@ -226,6 +226,14 @@ def test_without_resume_an_old_output_is_not_taken_up(config):
     assert trainer.start_iter == 0
 
 
+def test_a_single_value_to_normalize_is_named(config):
+    """P7 of one image of 64 pixels is a single cell."""
+    cfg = config(IMS_PER_BATCH=1)
+    cfg.MODEL.FCOS.NORM = "BN"
+    with pytest.raises(UserError, match=r"has one cell, and the batch one image .* normalize with GN .*1, 64, 1, 1\]"):
+        train(cfg)
+
+
 def test_divergence_says_when_and_what_to_do(config, train_loop_log):
     """In the last iteration, after which Detectron2 would still evaluate."""
     cfg = config(RCNN, BASE_LR=1e30, MAX_ITER=2)

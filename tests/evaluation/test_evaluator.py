@@ -18,9 +18,11 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 
 from fcos_rpn.checkpoint.safe_loading import load_pickle
+from fcos_rpn.data import register_coco_folder
 from fcos_rpn.errors import UserError
 from fcos_rpn.evaluation import FCOSEvaluator, FCOSWithProposals, build_evaluator
 from fcos_rpn.evaluation import evaluator as evaluator_module
+from tests.data.small_coco import small_coco, write_coco
 from tests.evaluation.cases import assert_equal_figures, coco_dataset, random_detections
 from tests.tiny import tiny_batch, tiny_config
 
@@ -314,6 +316,32 @@ def test_lvis_classes_are_counted_from_1(register_dataset):
     evaluator = build_evaluator(name)
     evaluator.process([{"image_id": 1}], [perfect_output()])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.usefixtures("detectron2_restored")
+def test_a_json_of_lvis_is_evaluated_by_its_protocol(tmp_path):
+    """Image a has a cat (id 2). Nobody looked for cats in image b, so that a detection there does not count; by COCO's
+    protocol the surer one makes it 50. Ids of images are text, so that the json is rewritten."""
+    content = small_coco()
+    content["images"] = [
+        image | {"id": id_, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for id_, image in zip("ab", content["images"][:2], strict=True)
+    ]
+    content["annotations"] = [content["annotations"][1] | {"image_id": "a"}]
+    for category in content["categories"]:
+        category["frequency"] = "r"
+    name = register_coco_folder(*write_coco(tmp_path, content), output_dir=tmp_path / "output")
+    evaluator = build_evaluator(name)
+    for record, score in zip(DatasetCatalog.get(name), (0.5, 0.9), strict=True):
+        found = Instances(
+            (60, 80),
+            pred_boxes=Boxes(torch.tensor([[0.0, 0.0, 80.0, 60.0]])),
+            scores=torch.tensor([score]),
+            pred_classes=torch.tensor([0]),
+        )
+        evaluator.process([record], [{"instances": found}])
+    figures = evaluator.evaluate()["bbox"]
+    assert figures["AP"] == figures["APr"] == pytest.approx(100)
 
 
 def test_class_agnostic_boxes_are_scored_as_the_detections_are():

@@ -6,12 +6,10 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from fcos_rpn.analysis.box_origins import BoxOrigins
-from fcos_rpn.evaluation import PrecisionRecall, RecallCurves
+from fcos_rpn.evaluation import PrecisionRecall
 from fcos_rpn.evaluation.matching import IOU_THRESHOLDS
 from fcos_rpn.visualization import (
     plot_precision_recall,
-    plot_proposal_limits,
-    plot_recall,
     plot_score_against_iou,
     save_figure,
 )
@@ -93,37 +91,3 @@ def test_files_of_both_kinds_always_the_same(tmp_path):
     for suffix in ("png", "svg"):
         one, other = (tmp_path / folder / f"figure.{suffix}" for folder in ("new", "again"))
         assert one.read_bytes() == other.read_bytes()
-
-
-def recall_curves(scale):
-    return RecallCurves(
-        by_iou={100: {0.5: 80 * scale, 0.9: 40 * scale}, 1000: {0.5: 90 * scale, 0.9: 60 * scale}},
-        by_limit={10: 20 * scale, 100: 60 * scale, 1000: 75 * scale},
-        by_iteration={50: 30 * scale, 100: 60 * scale},
-    )
-
-
-def test_recall_has_curves_over_iou_number_of_boxes_and_iterations():
-    figure = plot_recall({"first": recall_curves(1.0), "second": recall_curves(0.5)})
-
-    over_iou, over_limit, over_iterations = figure.axes
-    assert [line.get_linestyle() for line in over_iou.lines] == ["-", "--", "-", "--"]
-    assert [list(line.get_ydata()) for line in over_iou.lines[:2]] == [[0.8, 0.4], [0.9, 0.6]]
-    assert [list(line.get_xdata()) for line in over_limit.lines] == [[10, 100, 1000]] * 2
-    assert list(over_limit.lines[1].get_ydata()) == [0.1, 0.3, 0.375]
-    assert list(over_iterations.lines[0].get_ydata()) == [0.3, 0.6]
-    assert [line.get_color() for line in over_iterations.lines] == LINE_COLORS[:2]
-    shown = texts(over_iou)
-    assert shown[shown.index("second") + 1] == "30.0"  # AR100
-    shown = texts(over_limit)
-    assert shown[shown.index("first") + 1] == "75.0"  # AR1000
-
-
-def test_proposal_limits_have_ap_and_time():
-    curves = {"anchor RPN": {10: (20.0, 0.1), 100: (30.0, 0.2)}, "FCOSRPN": {10: (28.0, 0.1), 100: (31.0, 0.3)}}
-    ap, time = plot_proposal_limits(curves).axes
-    assert [list(line.get_ydata()) for line in ap.lines] == [[0.2, 0.3], [0.28, 0.31]]
-    assert [list(line.get_ydata()) for line in time.lines] == [[100, 200], [100, 300]]
-    assert {"anchor RPN", "30.0", "FCOSRPN", "31.0"} <= {text.get_text() for text in ap.texts}
-    assert ap.get_ylim()[0] < 0.2
-    assert time.get_ylim()[0] == 0

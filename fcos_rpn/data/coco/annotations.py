@@ -19,7 +19,7 @@ from .findings import Finding, annotation_place, image_place, some
 from .missing_files import missing_files
 from .outlines import are_numbers, is_flat
 from .reading import read_json
-from .repairs import EDGE_TOLERANCE, FLAT_POLYGON, Repairs, apply_repairs, find_repairs, repair_findings
+from .repairs import EDGE_TOLERANCE, FLAT_POLYGON, apply_repairs, find_repairs, repair_findings
 from .rules import (
     LARGEST_ID,
     OUTSIDE_FOLDER,
@@ -166,15 +166,12 @@ class _Inspection:
         return CheckedAnnotations(
             content=content,
             findings=sorted([*self.problems.findings(), *self.findings], key=lambda finding: finding.level),
-            repairs=self._count_repairs(repairs),
+            repairs={kind: len(positions) for kind, positions in repairs.kinds.items()}
+            | ({FLAT_POLYGON: len(self.flat_polygons)} if self.flat_polygons else {}),
             is_changed=bool(self.flat_polygons or repairs.kinds) or not (has_plain_numbers and has_plain_ids),
             places=dict(zip((annotation["id"] for annotation in kept), kept_places, strict=True)),
             pictures=pictures,
         )
-
-    def _count_repairs(self, repairs: Repairs) -> dict[str, int]:
-        counts = {kind: len(positions) for kind, positions in repairs.kinds.items()}
-        return counts | ({FLAT_POLYGON: len(self.flat_polygons)} if self.flat_polygons else {})
 
     def _by_id(self, key: str) -> dict[Any, Entry]:
         """The entries of a list that have an id of their own."""
@@ -217,10 +214,7 @@ class _Inspection:
         return right
 
     def _right_images(self, images: Mapping[Any, Entry]) -> tuple[dict[Any, Entry], list[Entry]]:
-        """
-        Returns:
-            The images without a problem, by the json's id, and those whose file is there.
-        """
+        """The images without a problem, by the json's id, and those whose file is there."""
         right, pictures, missing = {}, [], []
         for image_id, image in images.items():
             problem = file_name_problem(image, self.folder)
@@ -246,10 +240,7 @@ class _Inspection:
         right_images: Mapping[Any, Entry],
         right_categories: Mapping[int, Entry],
     ) -> tuple[list[Entry], list[str]]:
-        """
-        Returns:
-            The annotations that have no problem and hang on nothing wrong, and what findings call them.
-        """
+        """The annotations that have no problem and hang on nothing wrong, and what findings call them."""
         right, places = [], []
         first_places: dict[tuple[object, ...], str] = {}  # by all that makes a box another one
         for position, annotation in enumerate(self.content.get("annotations", [])):

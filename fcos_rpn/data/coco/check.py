@@ -15,12 +15,9 @@ from .rules import LISTS
 def check_json(
     json_file: Path, images: Path, *, with_masks: bool = False, with_keypoints: bool = False, is_learned: bool = True
 ) -> CheckedAnnotations:
-    """
-    Args:
-        json_file: of any content.
-        images: the folder of the image files.
-        with_masks, with_keypoints: whether the model learns them.
-        is_learned: whether the set is trained on, so that it must have boxes.
+    """Find what training refuses or repairs in a json of any content, and what is unused in it; see `load_annotations`.
+
+    `is_learned`: the set is trained on, so that it must have boxes.
     """
     try:
         checked = inspect_annotations(json_file, images, with_masks=with_masks, with_keypoints=with_keypoints)

@@ -18,22 +18,15 @@ class CheckedPictures(NamedTuple):
     """The files of some images."""
 
     findings: list[Finding]
-    digests: dict[int, bytes]
-    """Image id -> the same for the same pixels; of those that can be read."""
-    places: dict[int, str]
-    """Image id -> what findings call it; of the same."""
+    digests: list[tuple[Entry, bytes]]
+    """Images that can be read, and what is the same for the same pixels."""
     sound: set[int]
     """Ids of the images that have their picture, of the size that the json says."""
 
 
-def check_pictures(folder: Path, images: Sequence[Entry], *, show_progress: bool = False) -> CheckedPictures:
-    """
-    Args:
-        folder: that the `file_name`s are relative to.
-        images: of the json; each with an id and a file that is there.
-        show_progress: draws a bar of the images.
-    """
-    checked = CheckedPictures([], {}, {}, set())
+def check_pictures(folder: Path, images: Sequence[Entry]) -> CheckedPictures:
+    """Read the pictures of images whose files are there."""
+    checked = CheckedPictures([], [], set())
     real_folder = Path(os.path.realpath(folder))
     links = [
         image_place(image)
@@ -47,7 +40,7 @@ def check_pictures(folder: Path, images: Sequence[Entry], *, show_progress: bool
         checked.findings.append(Finding("warning", "symbolic links", "", text))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's own, about EXIF data and the like
-        for image in tqdm(images, desc="reading pictures", unit="image", disable=not show_progress):
+        for image in tqdm(images, desc="reading pictures", unit="image", disable=not images):
             _check_picture(image, real_folder, checked)
     return checked
 
@@ -62,8 +55,7 @@ def _check_picture(image: Entry, folder: Path, checked: CheckedPictures) -> None
     except UserError as error:
         add("unreadable picture", str(error))
         return
-    checked.digests[image["id"]] = digest(picture)
-    checked.places[image["id"]] = image_place(image)
+    checked.digests.append((image, digest(picture)))
     width, height = image.get("width"), image.get("height")
     if type(width) is not int or type(height) is not int:
         return  # which the check of the json has said
@@ -75,18 +67,17 @@ def _check_picture(image: Entry, folder: Path, checked: CheckedPictures) -> None
 
 def equal_pictures(checked: CheckedPictures) -> Iterator[Finding]:
     """Pictures that a set has several times."""
-    first_ids: dict[bytes, int] = {}
-    for image_id, content in checked.digests.items():
-        first_id = first_ids.setdefault(content, image_id)
-        if first_id != image_id:
-            text = f"the same picture as {checked.places[first_id]}; is one of them enough?"
-            yield Finding("warning", "equal pictures", checked.places[image_id], text, image_id)
+    first_images: dict[bytes, Entry] = {}
+    for image, content in checked.digests:
+        if (first := first_images.setdefault(content, image)) is not image:
+            text = f"the same picture as {image_place(first)}; is one of them enough?"
+            yield Finding("warning", "equal pictures", image_place(image), text, original_id(image))
 
 
 def shared_pictures(train: CheckedPictures, val: CheckedPictures) -> Iterator[Finding]:
     """Pictures of the second set that are in the first one, too."""
-    train_ids = {content: image_id for image_id, content in reversed(train.digests.items())}
-    for image_id, content in val.digests.items():
-        if content in train_ids:
-            text = f"the same picture as train {train.places[train_ids[content]]}; take it out of one set, or AP lies"
-            yield Finding("warning", "picture in both sets", f"val {val.places[image_id]}", text, image_id)
+    train_images = {content: image for image, content in reversed(train.digests)}
+    for image, content in val.digests:
+        if content in train_images:
+            text = f"the same picture as train {image_place(train_images[content])}; take it out of one set, or AP lies"
+            yield Finding("warning", "picture in both sets", f"val {image_place(image)}", text, original_id(image))

@@ -55,13 +55,7 @@ def image_place(image: Mapping[str, Any], *, with_file: bool = True) -> str:
 
 
 def annotation_place(annotation: Mapping[str, Any], position: int, image: Mapping[str, Any] | None) -> str:
-    """What findings call an annotation, whatever it holds.
-
-    Args:
-        annotation: named by its position where it has no id.
-        position: in the json's list.
-        image: that it belongs to, if there is such an image.
-    """
+    """What findings call an annotation, whatever it holds: by its position where it has no id."""
     annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
     name = f"annotations[{position}]" if annotation_id is None else f"annotation {short_repr(annotation_id)}"
     if image is None and image_id is None:

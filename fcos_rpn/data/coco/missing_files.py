@@ -16,13 +16,7 @@ MAX_NAMES = 10
 
 
 def missing_files(missing: Collection[Entry], *, num_images: int, folder: str) -> Iterator[Finding]:
-    """One error for each cause.
-
-    Args:
-        missing: images whose `file_name`, a text, names no file in the folder.
-        num_images: of the whole json.
-        folder: that the names are relative to; absolute.
-    """
+    """Yield one error for each cause why images, of `num_images`, have no file in an absolute folder."""
     if not missing:
         return
     index = _files_by_name(folder)

@@ -24,11 +24,10 @@ def are_numbers(values: Collection[Any]) -> bool:
     return {*map(type, values)} <= {int, float} and all(map(LARGEST_NUMBER.__gt__, map(abs, values)))
 
 
-def segmentation_problem(segmentation: object, image_size: tuple[int, int] | None) -> str | None:
-    """
-    Args:
-        segmentation: polygons, a run-length encoding as COCO writes it, or anything else; None and [] are no problem.
-        image_size: height and width that a run-length encoding must have; None, if these are not known.
+def segmentation_problem(segmentation: object, image_size: tuple[int, int]) -> str | None:
+    """Say what keeps a value from being polygons, or COCO's run-length encoding of this height and width.
+
+    None and [] are no problem.
     """
     if segmentation is None:
         return None
@@ -54,11 +53,7 @@ def is_flat(segmentation: object) -> bool:
 
 
 def lacks_polygon(segmentation: object) -> bool:
-    """Whether there are polygons, and all of them have too few points: Detectron2 leaves out the whole annotation.
-
-    Args:
-        segmentation: without a problem.
-    """
+    """Whether all polygons of a sound segmentation have too few points: Detectron2 leaves out such annotations."""
     return (
         isinstance(segmentation, list)
         and bool(segmentation)
@@ -67,10 +62,9 @@ def lacks_polygon(segmentation: object) -> bool:
 
 
 def keypoints_problem(keypoints: object, names: Collection[str]) -> str | None:
-    """
-    Args:
-        keypoints: x, y and visibility of each, in one list; None and [] are no problem.
-        names: of the keypoints of the annotation's category; empty if it names none.
+    """Say what keeps a value from being x, y and visibility of each of the category's keypoint names, if it has any.
+
+    None and [] are no problem.
     """
     if keypoints is None or keypoints == []:
         return None
@@ -89,11 +83,11 @@ def keypoints_problem(keypoints: object, names: Collection[str]) -> str | None:
     return None
 
 
-def _encoding_problem(encoding: dict[str, Any], image_size: tuple[int, int] | None) -> str | None:
+def _encoding_problem(encoding: dict[str, Any], image_size: tuple[int, int]) -> str | None:
     size, counts = encoding.get("size"), encoding.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         return f"segmentation: size {short_repr(size)} is not height and width; correct or delete the segmentation"
-    if image_size is not None and tuple(size) != image_size:
+    if tuple(size) != image_size:
         return (
             f"segmentation: size {short_repr(size)} is not the height and width of the image, {list(image_size)}; "
             "correct or delete the segmentation"

@@ -10,10 +10,10 @@ from ...errors import UserError
 from ..contents import HEAD, what_else
 from .rules import LISTS, Entry, similar_key
 
-CONVERT = "convert it with fcos-rpn convert-dataset"
+CONVERT = "convert it with fcos-rpn convert-dataset INPUT --output FOLDER"
 EXPORT = "export it in COCO's instances format"
 TEXT_FORMATS = (
-    (r"\s*(<\?.*?\?>\s*)?<annotations", f"an XML of CVAT's; {EXPORT} ('COCO 1.0' in CVAT)"),
+    (r"\s*(<\?.*?\?>\s*)?<annotations", f"an XML of CVAT's; {CONVERT} --images FOLDER"),
     (r"\s*(<\?.*?\?>\s*)?<annotation", f"an annotation of Pascal VOC; {CONVERT}"),
     (r"\s*<", f"an XML file; {EXPORT}"),
     (r"(?:\d+(?:\s+[-\d.eE+]+){4,}\s*)+$", f"labels of YOLO; {CONVERT}"),

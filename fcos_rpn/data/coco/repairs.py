@@ -11,7 +11,7 @@ import numpy as np
 
 from .findings import Finding, original_id, some
 from .outlines import are_numbers, keypoints_problem, lacks_polygon, segmentation_problem
-from .rules import LARGEST_ID, Entry, image_size, keypoint_names
+from .rules import LARGEST_ID, Entry, keypoint_names
 
 # COCO's boxes are rounded to 0.01 pixels, so that x + width may pass the edge of the image by twice the half of that.
 EDGE_TOLERANCE = 0.02
@@ -47,27 +47,24 @@ BOX_TEXTS = {
 """Repairs that may hide a mistake, which have a line for each annotation. The others are counted only."""
 
 
-class _ClippedBoxes(NamedTuple):
-    boxes: np.ndarray  # (A, 4) cut off at the edges of their images
-    is_empty: np.ndarray  # (A,) of zero size
-    is_outside: np.ndarray  # (A,) wholly outside
-    is_partly_outside: np.ndarray  # (A,)
+def _clip_boxes(boxes: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Cut (A, 4) boxes off at the edges of images of (A, 2) width and height.
 
-
-def _clip_boxes(boxes: np.ndarray, limits: np.ndarray) -> _ClippedBoxes:
-    """Of (A, 4) boxes in images of (A, 2) width and height."""
+    Returns:
+        The boxes, and the kind of repair that each needs, or "".
+    """
     corners, sides = boxes[:, :2], boxes[:, 2:]
     visible_corners = corners.clip(0, limits)
     visible_sides = (corners + sides).clip(0, limits) - visible_corners
 
     is_empty = np.any(sides <= SMALLEST_SIDE, axis=1)
-    is_outside = ~is_empty & np.any(visible_sides <= SMALLEST_SIDE, axis=1)
+    is_outside = np.any(visible_sides <= SMALLEST_SIDE, axis=1)
     is_over_edge = (corners < -EDGE_TOLERANCE) | (corners + sides > limits + EDGE_TOLERANCE)  # (A, 2), in x and in y
-    is_partly_outside = ~is_empty & ~is_outside & np.any(is_over_edge, axis=1)
+    kinds = np.select([is_empty, is_outside, is_over_edge.any(axis=1)], [EMPTY, OUTSIDE, PARTLY_OUTSIDE], "")
     # An axis along which the box stays inside keeps its numbers to the last digit.
     clipped_corners = np.where(is_over_edge, visible_corners, corners)
     clipped_sides = np.where(is_over_edge, visible_sides, sides)
-    return _ClippedBoxes(np.hstack([clipped_corners, clipped_sides]), is_empty, is_outside, is_partly_outside)
+    return np.hstack([clipped_corners, clipped_sides]), kinds.tolist()
 
 
 class Repairs(NamedTuple):
@@ -94,12 +91,7 @@ def find_repairs(
     with_masks: bool,
     with_keypoints: bool,
 ) -> Repairs:
-    """
-    Args:
-        annotations: without problems.
-        images, categories: by the ids that the annotations name.
-        with_masks, with_keypoints: see `load_annotations`.
-    """
+    """Find the repairs of annotations without problems; images and categories are by the ids that these name."""
     kinds: dict[str, list[int]] = {}
     nothing = [0.0, 0.0, 0.0, 0.0]
     is_box = [bool(annotation.get("bbox")) for annotation in annotations]
@@ -108,27 +100,25 @@ def find_repairs(
         a["bbox"] if has and finite else nothing for a, has, finite in zip(annotations, is_box, is_finite, strict=True)
     ]
     limits = [(images[a["image_id"]]["width"], images[a["image_id"]]["height"]) for a in annotations]
-    clipped = _clip_boxes(np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(limits).reshape(-1, 2))
+    clipped, box_kinds = _clip_boxes(np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(limits).reshape(-1, 2))
     num_keypoints = _num_keypoints(categories.values())
     ids: set[int] = set()
     for position, annotation in enumerate(annotations):
         if not is_box[position]:
-            kinds.setdefault(NO_BOX, []).append(position)
+            names = [NO_BOX]
         elif not is_finite[position]:
-            kinds.setdefault(NOT_FINITE, []).append(position)
-        elif clipped.is_empty[position]:
-            kinds.setdefault(EMPTY, []).append(position)
-        elif clipped.is_outside[position]:
-            kinds.setdefault(OUTSIDE, []).append(position)
+            names = [NOT_FINITE]
+        elif box_kinds[position] in DROPPING:
+            names = [box_kinds[position]]
         else:
             image, category = images[annotation["image_id"]], categories[annotation["category_id"]]
             names = [*_shape_repairs(annotation, image, category, with_masks, with_keypoints, num_keypoints)]
             if not {*names} & {*DROPPING}:
-                names += [PARTLY_OUTSIDE] if clipped.is_partly_outside[position] else []
+                names += [box_kinds[position]] if box_kinds[position] else []
                 names += _fill_ins(annotation, ids)
-            for name in names:
-                kinds.setdefault(name, []).append(position)
-    return Repairs(kinds, clipped.boxes)
+        for name in names:
+            kinds.setdefault(name, []).append(position)
+    return Repairs(kinds, clipped)
 
 
 def _shape_repairs(
@@ -148,13 +138,10 @@ def _shape_repairs(
 
 def _outline_problem(annotation: Entry, image: Entry) -> str | None:
     segmentation = annotation.get("segmentation")
-    if problem := segmentation_problem(segmentation, image_size(image)):
-        return problem
-    return (
-        "no polygon of segmentation has three points; correct or delete this key"
-        if lacks_polygon(segmentation)
-        else None
-    )
+    problem = segmentation_problem(segmentation, (image["height"], image["width"]))
+    if problem is None and lacks_polygon(segmentation):
+        return "no polygon of segmentation has three points; correct or delete this key"
+    return problem
 
 
 def _num_keypoints(categories: Any) -> int:
@@ -164,10 +151,7 @@ def _num_keypoints(categories: Any) -> int:
 
 
 def _fill_ins(annotation: Entry, ids: set[int]) -> list[str]:
-    """
-    Args:
-        ids: of earlier annotations; this one's is added.
-    """
+    """Name the values to fill in or replace; adds the annotation's id to the `ids` of earlier ones."""
     names = []
     area, annotation_id = annotation.get("area"), annotation.get("id")
     if annotation.get("ignore"):
@@ -188,11 +172,7 @@ def _fill_ins(annotation: Entry, ids: set[int]) -> list[str]:
 
 
 def apply_repairs(annotations: Sequence[Entry], repairs: Repairs, categories: Sequence[Entry]) -> list[Entry]:
-    """Change annotations in place.
-
-    Returns:
-        Those that are left.
-    """
+    """Change annotations in place, and return those that are left."""
 
     def concerned(*kinds: str) -> list[Entry]:
         return [annotations[position] for kind in kinds for position in repairs.kinds.get(kind, ())]
@@ -246,12 +226,7 @@ def _why_repaired(kind: str, annotation: Entry, images: Mapping[Any, Entry]) -> 
 
 
 def nothing_to_learn(num_crowds: int, dropped: Mapping[str, int]) -> str:
-    """Why a data set has no box to learn, and what to do.
-
-    Args:
-        num_crowds: its crowd regions.
-        dropped: kinds of repairs, some of `DROPPING`, -> how many annotations.
-    """
+    """Say why a data set has no box to learn, and what to do; `dropped` counts annotations by kind of repair."""
     causes = [f"{number:,} {kind}" for kind, number in dropped.items() if kind in DROPPING]
     if num_crowds:
         causes.append(

@@ -54,10 +54,11 @@ def similar_key(entry: Mapping[str, Any], key: str) -> str | None:
     return None
 
 
-def _missing(entry: Entry, key: str) -> Iterator[Problem]:
-    """One problem, if the key is there under another name."""
-    if (similar := similar_key(entry, key)) is not None:
-        yield Problem("wrong key", f"the key is {similar!r}; rename it {key!r}", is_shared=True)
+def _wrong_key_or(problem: Problem, entry: Entry, key: str) -> Problem:
+    """That the key is there under another name, else the problem."""
+    if (similar := similar_key(entry, key)) is None:
+        return problem
+    return Problem("wrong key", f"the key is {similar!r}; rename it {key!r}", is_shared=True)
 
 
 def plain_number(value: Any) -> Any:
@@ -71,7 +72,7 @@ def is_name(image_id: object) -> bool:
 
 
 def id_problem(key: str, entry: Any) -> Problem | None:
-    """Of an image or a category."""
+    """What keeps an entry of the list `key` from having an id."""
     if not isinstance(entry, dict):
         return Problem("no object", f"is {short_repr(entry)}, not an object; correct or delete it")
     entry_id = entry.get("id")
@@ -85,21 +86,18 @@ def id_problem(key: str, entry: Any) -> Problem | None:
 def category_problems(category: Entry) -> Iterator[Problem]:
     name, keypoints = category.get("name"), category.get("keypoints") or []
     if not is_text(name):
-        renamed = [*_missing(category, "name")]
-        yield from renamed or [Problem("wrong category", f"name {short_repr(name)} is no text; name the class")]
+        problem = Problem("wrong category", f"name {short_repr(name)} is no text; name the class")
+        yield _wrong_key_or(problem, category, "name")
     if not isinstance(keypoints, list) or not all(map(is_text, keypoints)):
         yield Problem("wrong category", f"keypoints {short_repr(keypoints)} is no list of names; correct it")
 
 
 def file_name_problem(image: Entry, folder: str | None) -> Problem | None:
-    """
-    Args:
-        folder: of the images, absolute, which an absolute name may lead into; None accepts any absolute one.
-    """
+    """What is wrong with the file name of an image, in an absolute folder; without one, any absolute name passes."""
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name or "\0" in file_name:
         text = f"file_name {short_repr(file_name)} is no text; name the picture's file"
-        return next(_missing(image, "file_name"), Problem("wrong file name", text, is_shared=True))
+        return _wrong_key_or(Problem("wrong file name", text, is_shared=True), image, "file_name")
     if len(file_name) > LONGEST_FILE_NAME:
         return Problem("wrong file name", f"file_name {short_repr(file_name)} is too long for a file; correct it")
     if os.path.isabs(file_name) and folder is None:
@@ -115,52 +113,39 @@ def file_name_problem(image: Entry, folder: str | None) -> Problem | None:
 def size_problems(image: Entry) -> Iterator[Problem]:
     for key in ("width", "height"):
         pixels = image.get(key)
-        if is_side(pixels):
-            continue
-        text = f"{key} {short_repr(pixels)} is not a whole number of pixels above 0; write the picture's own"
-        renamed = [*_missing(image, key)]
-        yield from renamed or [Problem("wrong image size", text, is_shared=True)]
+        if type(pixels) is not int or not 0 < pixels < LARGEST_NUMBER:
+            text = f"{key} {short_repr(pixels)} is not a whole number of pixels above 0; write the picture's own"
+            yield _wrong_key_or(Problem("wrong image size", text, is_shared=True), image, key)
 
 
 def annotation_problems(
     annotation: Entry, images: Mapping[Any, Entry], categories: Mapping[int, Entry]
 ) -> Iterator[Problem]:
-    """
-    Args:
-        annotation: any object.
-        images, categories: by id; they may have problems of their own.
-    """
+    """What is wrong with an annotation, among images and categories by id that may have problems of their own."""
     image_id, category_id, bbox = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
     if not is_name(image_id) or image_id not in images:
-        yield from [*_missing(annotation, "image_id")] or [_unknown_image(image_id, images)]
+        yield _wrong_key_or(_unknown_image(image_id, images), annotation, "image_id")
     if type(category_id) is not int or category_id not in categories:
         text = f"category_id {short_repr(category_id)} is not the id of a category; correct it or add the category"
         if isinstance(category_id, str):
             text = "category_id is text, and the ids of categories are numbers; write both as numbers"
-        yield from [*_missing(annotation, "category_id")] or [Problem("unknown category", text, is_shared=True)]
-    if bbox is None and similar_key(annotation, "bbox"):
-        yield from _missing(annotation, "bbox")
-    elif not (bbox is None or bbox == []):
-        yield from _box_problems(bbox)
-    is_crowd, ignored = annotation.get("iscrowd"), annotation.get("ignore")
-    if is_crowd not in (None, 0, 1):
-        text = f"iscrowd {short_repr(is_crowd)} is neither 0 nor 1; correct or delete this key"
-        yield Problem("wrong iscrowd", text, is_shared=True)
-    if ignored not in (None, 0, 1):
-        text = f"ignore {short_repr(ignored)} is neither 0 nor 1; correct or delete this key"
-        yield Problem("wrong ignore", text, is_shared=True)
+        yield _wrong_key_or(Problem("unknown category", text, is_shared=True), annotation, "category_id")
+    if not (bbox == [] or (bbox is None and similar_key(annotation, "bbox") is None)):
+        yield from (_wrong_key_or(problem, annotation, "bbox") for problem in _box_problems(bbox))
+    for key in ("iscrowd", "ignore"):
+        if (value := annotation.get(key)) not in (None, 0, 1):
+            text = f"{key} {short_repr(value)} is neither 0 nor 1; correct or delete this key"
+            yield Problem(f"wrong {key}", text, is_shared=True)
 
 
 def _unknown_image(image_id: Any, images: Mapping[Any, Entry]) -> Problem:
-    text = f"image_id {short_repr(image_id)} is not the id of an image; correct it, add the image or delete this"
     types = {type(known) for known in images}
-    if isinstance(image_id, str) and types == {int}:
-        text = "image_id is text, and the ids of images are numbers; write both alike"
-    elif type(image_id) is int and types == {str}:
-        text = "image_id is a number, and the ids of images are text; write both alike"
-    else:
-        return Problem("unknown image", text)
-    return Problem("unknown image", text, is_shared=True)
+    if type(image_id) in (int, str) and len(types) == 1 and type(image_id) not in types:
+        own, others = ("text", "numbers") if isinstance(image_id, str) else ("a number", "text")
+        text = f"image_id is {own}, and the ids of images are {others}; write both alike"
+        return Problem("unknown image", text, is_shared=True)
+    text = f"image_id {short_repr(image_id)} is not the id of an image; correct it, add the image or delete this"
+    return Problem("unknown image", text)
 
 
 def _box_problems(bbox: Any) -> Iterator[Problem]:
@@ -178,16 +163,6 @@ def _box_problems(bbox: Any) -> Iterator[Problem]:
 def is_text(value: object) -> bool:
     """Whether it can be written to a log: half of one of UTF-16's pairs cannot."""
     return isinstance(value, str) and bool(value) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def is_side(pixels: object) -> bool:
-    return type(pixels) is int and 0 < pixels < LARGEST_NUMBER
-
-
-def image_size(image: Entry) -> tuple[int, int] | None:
-    """Height and width; None, if the image does not say them."""
-    height, width = image.get("height"), image.get("width")
-    return (height, width) if is_side(height) and is_side(width) else None  # type: ignore[return-value]
 
 
 def keypoint_names(category: Entry) -> Collection[str]:

@@ -1,58 +1,36 @@
-import contextlib
-import functools
-import io
 import json
-import logging
 import math
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from detectron2.data.datasets import load_coco_json
-from detectron2.data.detection_utils import transform_instance_annotations
-from detectron2.data.transforms import TransformList
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from pycocotools import mask as mask_util
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from fcos_rpn.data.coco.annotations import CheckedAnnotations, load_annotations
+from fcos_rpn.data.coco.check import check_json
 from fcos_rpn.errors import UserError
 from tests.data.small_coco import coco_with_shapes, small_coco, write_coco
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
-def test_clean_json_is_left_as_it_is(tmp_path, caplog):
-    images, json_file = write_coco(tmp_path, small_coco())
+@pytest.mark.parametrize("content", [small_coco(), coco_with_shapes(), small_coco() | {"annotations": []}])
+def test_a_clean_json_is_left_as_it_is(tmp_path, caplog, content):
+    images, json_file = write_coco(tmp_path, content)
     checked = load_annotations(json_file, images)
-    assert checked.content == small_coco()
-    assert checked.repairs == {}
-    assert not checked.is_changed
+    assert (checked.content, checked.repairs, checked.is_changed) == (content, {}, False)
+    assert checked.pictures == content["images"]
     assert not caplog.records
 
 
-@pytest.mark.parametrize("annotations", [[], None])
-def test_annotations_may_be_missing(tmp_path, annotations):
-    content = small_coco() | {"annotations": annotations}
-    if annotations is None:  # COCO's list of the images of test-dev
-        del content["annotations"]
-    images, json_file = write_coco(tmp_path, content)
-    checked = load_annotations(json_file, images)
-    assert checked.content == content
-    assert not checked.is_changed
+def test_a_test_set_needs_no_annotations(tmp_path):
+    content = small_coco()
+    del content["annotations"]
+    checked = load_annotations(*write_coco(tmp_path, content)[::-1])
+    assert (checked.content, checked.is_changed) == (content, False)
 
 
 # Stops
-
-
-def test_no_folder_of_images(tmp_path):
-    _, json_file = write_coco(tmp_path, small_coco())
-    with pytest.raises(UserError, match=r"nowhere: there is no such folder"):
-        load_annotations(json_file, tmp_path / "nowhere")
 
 
 def change(key: str, **values: object) -> Callable[[dict], None]:
@@ -66,6 +44,11 @@ def remove(key: str, name: str) -> Callable[[dict], None]:
 
 def rename(key: str, name: str, wrong_name: str) -> Callable[[dict], None]:
     return lambda content: content[key][1].update({wrong_name: content[key][1].pop(name)})
+
+
+def each(key: str, **values: object) -> Callable[[dict], object]:
+    """Writes `values` into all entries of a list."""
+    return lambda content: [entry.update(values) for entry in content[key]]
 
 
 def replace(key: str, entry: object) -> Callable[[dict], None]:
@@ -126,73 +109,41 @@ ERRORS = [
     (rename("annotations", "category_id", "class"), "annotation 102 of image 11 (11.png): the key is 'class'"),
     (rename("annotations", "bbox", "boundingBox"), "annotation 102 of image 11 (11.png): the key is 'boundingBox'"),
     (rename("categories", "name", "Name"), "category 5: the key is 'Name'; rename it 'name'"),
+    # one cause, one line
+    (each("annotations", image_id="11"), "3 annotations: image_id is text, and the ids of images are numbers; write"),
+    (each("annotations", category_id="2"), "3 annotations: category_id is text, and the ids of categories are"),
+    (each("annotations", category_id=0), "3 annotations: category_id 0 is not the id of a category"),
+    (each("images", width=None), "4 images: width None is not a whole number"),
+    (each("annotations", bbox=[0.1, 0.2, 0.5, 0.5]), "all 3 boxes lie within one pixel: are they normalised to 0..1?"),
+    (
+        lambda content: content["categories"].extend(content["categories"][:1] * 49),
+        "category 2: the same category is listed 50 times; delete the repeats",
+    ),
+    (
+        lambda content: content["categories"].extend({"id": i, "name": "cat"} for i in range(20, 22)),
+        "categories 2, 20, 21: they have one name, 'cat', and figures by class would melt together; delete those that",
+    ),
+    (
+        lambda content: [image.update(id=f"0{image['id']}") for image in content["images"]],
+        "3 annotations: image_id is a number, and the ids of images are text; write both",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "expected"), ERRORS, ids=[expected for _, expected in ERRORS])
-def test_an_error_is_named(tmp_path, spoil, expected):
+def test_an_error_is_named_in_training_and_check(tmp_path, spoil, expected):
     content = small_coco()
     spoil(content)
     images, json_file = write_coco(tmp_path, content)
     with pytest.raises(UserError) as error:
         load_annotations(json_file, images)
-    first, *lines = str(error.value).splitlines()
+    first, line, *more = str(error.value).splitlines()
     assert first == f"{json_file}:"
-    assert lines[0].strip().startswith(expected)
-    assert "; " in lines[0]  # what to do comes after it
+    assert line.strip().startswith(expected)
+    assert not more or expected.startswith("categories[1]")  # whose annotations have none then
     assert str(error.value).encode()
     assert {*tmp_path.iterdir()} == {images, json_file}
-
-
-def each(key: str, **values: object) -> Callable[[dict], object]:
-    """Writes `values` into all entries of a list."""
-    return lambda content: [entry.update(values) for entry in content[key]]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "expected"),
-    [
-        (
-            each("annotations", image_id="11"),
-            "3 annotations: image_id is text, and the ids of images are numbers; write",
-        ),
-        (each("annotations", category_id="2"), "3 annotations: category_id is text, and the ids of categories are"),
-        (each("annotations", category_id=0), "3 annotations: category_id 0 is not the id of a category"),
-        (each("images", width=None), "4 images: width None is not a whole number"),
-        (
-            lambda content: content["categories"].extend(content["categories"][:1] * 49),
-            "category 2: the same category is listed 50 times; delete the repeats",
-        ),
-        (
-            lambda content: content["categories"].extend({"id": i, "name": "cat"} for i in range(20, 22)),
-            "categories 2, 20, 21: they have one name, 'cat', and figures by class would melt together; delete those "
-            "that no annotation has",
-        ),
-        (
-            each("annotations", bbox=[0.1, 0.2, 0.5, 0.5]),
-            "all 3 boxes lie within one pixel: are they normalised to 0..1?",
-        ),
-    ],
-)
-def test_one_cause_is_one_line(tmp_path, spoil, expected):
-    content = small_coco()
-    spoil(content)
-    images, json_file = write_coco(tmp_path, content)
-    with pytest.raises(UserError) as error:
-        load_annotations(json_file, images)
-    (line,) = str(error.value).splitlines()[1:]
-    assert line.strip().startswith(expected)
-
-
-def test_numbers_for_images_that_are_called_by_text(tmp_path):
-    content = small_coco()
-    for image in content["images"]:
-        image["id"] = f"0{image['id']}"
-    images, json_file = write_coco(tmp_path, content)
-    with pytest.raises(
-        UserError, match="3 annotations: image_id is a number, and the ids of images are text; write both"
-    ):
-        load_annotations(json_file, images)
+    assert [error.line for error in check_json(json_file, images).errors] == [shown.strip() for shown in (line, *more)]
 
 
 def test_errors_are_shown_together_up_to_ten(tmp_path):
@@ -256,19 +207,6 @@ def test_whole_floats_are_whole_numbers(tmp_path):
     assert json.dumps(checked.content, sort_keys=True) == json.dumps(small_coco(), sort_keys=True)
 
 
-def test_ids_of_annotations_are_replaced_where_they_are_no_use(tmp_path):
-    box = {"bbox": [1, 2, 3, 4]}
-    ids = [7, 7, None, 0, -3, "a", 2**53, 9]
-    annotations, repairs = repaired(tmp_path, *[box | {"id": id_, "category_id": 2} for id_ in ids])
-    # 9 is the largest, so that new ones are from 10 on.
-    assert [annotation["id"] for annotation in annotations] == [7, 10, 11, 12, 13, 14, 15, 9]
-    assert repairs == {
-        "annotation ids replaced that an earlier annotation has": 1,
-        "missing annotation ids filled in": 1,
-        "annotation ids replaced that are no whole numbers from 1 to 2^53": 4,
-    }
-
-
 # Repairs
 
 
@@ -325,40 +263,48 @@ def test_boxes_at_and_over_the_edge(tmp_path, bbox, expected, repair, is_crowd):
         assert (annotations[0]["area"], annotations[0]["iscrowd"]) == (7.5, is_crowd)
 
 
-def test_missing_entries_are_filled_in(tmp_path):
-    annotations, repairs = repaired(
-        tmp_path,
+def test_missing_and_wrong_entries_are_filled_in(tmp_path, caplog):
+    given = [
         {"bbox": [1, 2, 3, 4.5], "area": None},
         {"bbox": [70, 2, 20, 4], "area": None},  # clipped to 10 x 4 first
-        {"bbox": [1, 2, 3, 4], "iscrowd": None},
-        {"bbox": [1, 2, 3, 4], "id": None},
-        {"bbox": [1, 2, 3, 4], "id": None},
+        *({"bbox": [1, 2, 3, side], "area": area} for side, area in ((2, math.nan), (3, -1), (5, "12"), (6, 10**400))),
         {"bbox": [1, 2, 0, 4], "id": None, "area": None, "iscrowd": None},  # dropped, so nothing is filled in
-        {"bbox": [1, 2, 3, 4], "id": 300},
-    )
-    assert [annotation["area"] for annotation in annotations] == [13.5, 40, 1, 1, 1, 1]
-    assert [annotation["iscrowd"] for annotation in annotations] == [0] * 6
-    assert [annotation["id"] for annotation in annotations] == [201, 202, 203, 301, 302, 300]
-    assert repairs == {
+        {"bbox": [2, 2, 3, 4], "iscrowd": None},
+        {"bbox": [3, 2, 3, 4], "ignore": 1},
+        *({"bbox": [4, i, 3, 4], "id": id_} for i, id_ in enumerate([300, 300, None, None, 0, -3, "a", 2**53])),
+    ]
+    checked = loaded(tmp_path, *given)
+    annotations = checked.content["annotations"]
+    assert [annotation["area"] for annotation in annotations] == [13.5, 40, 6, 9, 15, 18] + [1] * 10
+    assert [annotation["iscrowd"] for annotation in annotations] == [0] * 7 + [1] + [0] * 8
+    assert annotations[7]["ignore"] == 0  # Detectron2 refuses any other
+    # 300 is the largest, so that new ones are from 301 on.
+    ids = [201, 202, 203, 204, 205, 206, 208, 209, 300, 301, 302, 303, 304, 305, 306, 307]
+    assert [annotation["id"] for annotation in annotations] == [*checked.places] == ids
+    assert checked.places[302] == "annotations[11] of image 11 (11.png)"
+    texts = {
         "boxes of zero size dropped": 1,
         "boxes partly outside their image clipped": 1,
-        "missing or wrong areas filled in (width * height)": 2,
+        "missing or wrong areas filled in (width * height)": 6,
         "missing iscrowd filled in (0)": 1,
+        "annotations with ignore 1 taken as crowd regions (iscrowd 1)": 1,
+        "annotation ids replaced that an earlier annotation has": 1,
         "missing annotation ids filled in": 2,
+        "annotation ids replaced that are no whole numbers from 1 to 2^53": 4,
     }
-
-
-@pytest.mark.parametrize("area", [math.nan, -1, "12", 10**400])
-def test_wrong_areas_are_filled_in(tmp_path, area):
-    (annotation,), repairs = repaired(tmp_path, {"bbox": [1, 2, 3, 4], "area": area})
-    assert annotation["area"] == 12
-    assert repairs == {"missing or wrong areas filled in (width * height)": 1}
-
-
-def test_ignored_regions_are_crowds(tmp_path):
-    (annotation,), repairs = repaired(tmp_path, {"bbox": [1, 2, 3, 4], "ignore": 1})
-    assert (annotation["iscrowd"], annotation["ignore"]) == (1, 0)  # Detectron2 refuses any other ignore
-    assert repairs == {"annotations with ignore 1 taken as crowd regions (iscrowd 1)": 1}
+    assert checked.repairs == texts
+    # Each kind is logged once, with three examples.
+    first = ", ".join(f"annotation {id_} of image 11 (11.png)" for id_ in (201, 202, 203))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(texts)
+    assert (
+        f"{tmp_path / 'pets.json'}: missing or wrong areas filled in (width * height): 6, first {first}, ..."
+        in messages
+    )
+    assert (
+        f"{tmp_path / 'pets.json'}: boxes of zero size dropped: 1, first annotations[6] of image 11 (11.png)"
+        in messages
+    )
 
 
 POINT, TRIANGLE = [1, 2, 3, 4], [1, 1, 9, 1, 9, 9]
@@ -400,47 +346,6 @@ def test_broken_keypoints_matter_to_models_with_keypoints_only(tmp_path):
     }
 
 
-def test_shapes_load_in_detectron2(tmp_path):
-    images, json_file = write_coco(tmp_path, coco_with_shapes())
-    assert load_annotations(json_file, images).repairs == {}
-    dog, cat = load_coco_json(str(json_file), str(images))[0]["annotations"]
-    assert (dog["segmentation"], dog["keypoints"][:3]) == ([[10, 20, 40, 20, 40.0, 60]], [12.5, 22.5, 2])
-    assert mask_util.decode(cat["segmentation"]).sum() == 78 * 60
-
-
-def test_repairs_are_logged_by_kind_with_examples(tmp_path, caplog):
-    caplog.set_level(logging.WARNING)
-    repaired(tmp_path, *({"bbox": [i, 2, 3, 0]} for i in range(4)), {"bbox": [75, 2, 10, 5]})
-    json_file = tmp_path / "pets.json"
-    places = [f"annotation {annotation_id} of image 11 (11.png)" for annotation_id in (201, 202, 203, 205)]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{json_file}: boxes of zero size dropped: 4, first {', '.join(places[:3])}, ...",
-        f"{json_file}: boxes partly outside their image clipped: 1, first {places[3]}",
-    ]
-
-
-def evaluate_perfect_detections(content: dict[str, Any]) -> float:
-    """pycocotools' AP."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO()
-        ground_truth.dataset = content
-        ground_truth.createIndex()
-        keys = ("image_id", "category_id", "bbox")
-        detections = [{key: a[key] for key in keys} | {"score": 0.9} for a in content["annotations"]]
-        evaluation = COCOeval(ground_truth, ground_truth.loadRes(detections), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation.stats[0]
-
-
-@pytest.mark.parametrize("annotation_id", [0, -5])
-def test_any_id_counts_as_found(tmp_path, annotation_id):
-    # pycocotools writes the id of the matched ground truth, and reads 0 as "none": without the repair AP is 0.
-    annotations, _ = repaired(tmp_path, {"bbox": [1, 2, 30, 40], "id": annotation_id})
-    assert evaluate_perfect_detections(small_coco() | {"annotations": annotations}) == pytest.approx(1.0)
-
-
 def test_what_is_odd_is_said_and_trained(tmp_path):
     box = {"bbox": [1, 2, 3, 4]}
     checked = loaded(tmp_path / "double", box, box | {"bbox": [1, 2, 3, 4.5]}, box | {"category_id": 5}, box)
@@ -455,61 +360,6 @@ def test_what_is_odd_is_said_and_trained(tmp_path):
     assert corners[0].text.startswith(
         "2 of 2 boxes leave their images, and all would fit as x0, y0, x1, y1: write x, y, "
     )
-
-
-def test_repaired_json_is_clean_and_loads_in_pycocotools(tmp_path):
-    content = small_coco()
-    content["annotations"] = [
-        {"image_id": 11, "category_id": 2, "bbox": [-3.3, 50.1, 20.7, 30]},
-        {"image_id": 13, "category_id": 5, "bbox": [5, 5, 0, 0]},
-        {"image_id": 13, "category_id": 5, "bbox": [5, 5, 7, 9]},
-    ]
-    images, json_file = write_coco(tmp_path, content)
-    json_file.write_text(json.dumps(load_annotations(json_file, images).content))
-
-    assert load_annotations(json_file, images).repairs == {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(json_file))
-    assert sorted(coco.anns) == [1, 2]
-    assert coco.anns[2]["bbox"] == [5, 5, 7, 9]
-    assert coco.getAnnIds(imgIds=[13], areaRng=[62, 64]) == [2]
-
-
-# Any content
-
-
-def paths_into(node: object) -> list[list[str | int]]:
-    entries: Iterable[tuple[str | int, object]] = ()
-    if isinstance(node, dict):
-        entries = node.items()
-    elif isinstance(node, list):
-        entries = enumerate(node)
-    return [[], *([key, *path] for key, child in entries for path in paths_into(child))]
-
-
-ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(10**400),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=3), children, max_size=2),
-    max_leaves=4,
-)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.sampled_from(paths_into({"content": coco_with_shapes()})[1:]), value=ANY_JSON)
-def test_any_value_anywhere_is_a_user_error_or_loads(tmp_path, path, value):
-    root = {"content": coco_with_shapes()}
-    functools.reduce(operator.getitem, path[:-1], root)[path[-1]] = value
-    json_file = tmp_path / "any.json"
-    json_file.write_text(json.dumps(root["content"]))
-    try:
-        checked = load_annotations(json_file)
-    except UserError:
-        return
-    json_file.write_text(json.dumps(checked.content))
-    assert load_annotations(json_file).repairs == {}
-    for image in load_coco_json(str(json_file), str(tmp_path)):
-        for annotation in image["annotations"]:
-            transform_instance_annotations(annotation, TransformList([]), (image["height"], image["width"]))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs COCO's annotations")

@@ -53,7 +53,7 @@ def refused(file) -> str:
         ),
         (b'<?xml version="1.0"?>\n<annotation>', "is an annotation of Pascal VOC; convert it with fcos-rpn convert"),
         (b"<annotation/>", "is an annotation of Pascal VOC"),
-        (b'<?xml version="1.0"?>\n<annotations>', "is an XML of CVAT's; export it in COCO's instances format"),
+        (b'<?xml version="1.0"?>\n<annotations>', "is an XML of CVAT's; convert it with fcos-rpn convert-dataset"),
         (b"filename,xmin\n1.jpg,3\n", "is a CSV table; export it in COCO's instances format from the tool"),
         (b"{'images': []}", "is written by Python's print, not by json.dump"),
         (b'{"image": "1.jpg"}\n{"image": "2.jpg"}\n', "is a json on every line (JSON Lines)"),

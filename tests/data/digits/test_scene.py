@@ -49,21 +49,6 @@ def test_a_fifth_of_the_boxes_overlap_and_none_too_much(scenes):
     assert max(greatest) <= 0.5
 
 
-def test_no_place_is_offered_that_overlaps_too_much():
-    # Both boxes are 300 x 240; the second can be off by 10 and 8 pixels at most: IoU >= 290 * 232 / 76720 = .877.
-    rng = np.random.default_rng(0)
-    assert len(digits_scene._candidate_corners(300, 240, [(10, 8, 300, 240)], False, rng)) == 0
-    # Two boxes of 150 x 240, shifted by s along x and 8 at most along y: IoU <= .5 means (150 - s) * 232 <= 24000.
-    offered = digits_scene._candidate_corners(150, 240, [(0, 8, 150, 240)], False, rng)
-    assert len(offered) > 0
-    assert offered[:, 0].min() > 46
-
-
-def test_the_splits_are_drawn_independently(scenes):
-    # The number of digits is the first that is drawn for an image.
-    assert [len(scene.digits) for scene in scenes[:20]] != [len(scene.digits) for scene in scenes[20:]]
-
-
 def test_boxes_are_tight_around_the_ink_and_inside_the_image(scenes):
     for item in (item for scene in scenes for item in scene.items):
         x, y, width, height = item.box

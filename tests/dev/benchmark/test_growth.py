@@ -2,19 +2,11 @@ from dev.benchmark import growth
 from dev.benchmark.measuring import Setup
 
 
-def test_images_are_as_three_to_four():
-    assert growth.Load(pixels=300 * 400).size == (300, 400)
-
-
 def test_every_step_runs_against_everything(monkeypatch):
     monkeypatch.setattr(growth, "QUICK_VALUES", {"pixels": [64 * 85], "batch": [1, 2], "boxes": [3], "classes": [2]})
     found = list(growth.comparisons(Setup(is_quick=True)))
     settings = [(comparison.setting["step"], comparison.setting["against"]) for comparison in found]
-    assert settings == [
-        (step, against)
-        for step in ("assign", "loss", "select", "evaluate", "convolution")
-        for against in ("pixels", "batch", "boxes", "classes")
-    ]
+    assert settings == [(step, against) for step in growth.STEPS for against in growth.VALUES]
     results = {
         setting: [run() for run in comparison.cases.values()]
         for setting, comparison in zip(settings, found, strict=True)

@@ -5,7 +5,6 @@ import torch
 
 from dev.benchmark import peers
 from dev.benchmark.inputs import batch
-from fcos_rpn import UserError
 
 CPU = torch.device("cpu")
 SIZE = (96, 128)
@@ -65,15 +64,3 @@ def test_random_models_have_as_many_candidates_as_trained_ones(inputs):
     logits, _ = retinanet.head([retinanet.backbone(ours.preprocess_image(inputs).tensor)[f"p{n}"] for n in range(3, 8)])
     assert sum(int((x.sigmoid() > 0.05).sum()) for x in logits) == pytest.approx(2 * 2000, rel=0.01)
     assert all(0.01 < level.std() < 100 for level in features.values())
-
-
-def test_weights_without_a_place_are_not_passed_over(models):
-    head = models["detectron2"].head
-    names = {key: name for key, name in peers.TO_DETECTRON2.items() if key != "bbox_tower"}
-    with pytest.raises(AssertionError, match="bbox_tower"):
-        peers.copy_head(models["fcos_rpn"].core.head, head, names)
-
-
-def test_unknown_backbone(inputs):
-    with pytest.raises(UserError, match="--backbone must be one of 'R50', 'mobilenet_v2', not 'R51'"):
-        peers.build_models("R51", inputs, CPU)

@@ -1,9 +1,6 @@
 import json
 
-import pytest
-
-from dev.experiment.summary import by_system, figures_by_iteration, mean_and_spread, read_results
-from fcos_rpn import UserError
+from dev.experiment.summary import by_system, figures_by_iteration, mean_and_spread
 
 
 def test_mean_and_spread():
@@ -25,15 +22,3 @@ def test_figures_by_iteration(tmp_path):
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
     found = figures_by_iteration(tmp_path / "metrics.json", 20, "bbox", ("AP", "AP50"))
     assert found == {"10": {"AP": 1.0, "AP50": 2.0}, "20": {"AP": 3.0, "AP50": 4.0}}
-
-
-@pytest.mark.parametrize("content", ["{}", "[]"])
-def test_a_file_of_another_kind(tmp_path, content):
-    (tmp_path / "other.json").write_text(content)
-    with pytest.raises(UserError, match=r"other\.json is of another kind"):
-        read_results(tmp_path / "other.json")
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*nothing\.json"):
-        read_results(tmp_path / "nothing.json")

@@ -1,8 +1,6 @@
-import argparse
-
 import pytest
 
-from dev.experiment.system import System, add_experiment_arguments, experiment_from
+from dev.experiment.system import System
 from fcos_rpn import UserError
 
 
@@ -24,20 +22,16 @@ def test_budget_and_folder_of_a_run(make_experiment, tmp_path):
     experiment = make_experiment(iterations=240)
     whole = experiment.build_config("fcos_rpn", rate=0.02, seed=3)
     assert (whole.SOLVER.MAX_ITER, whole.TEST.EVAL_PERIOD, whole.SOLVER.BASE_LR, whole.SEED) == (240, 40, 0.02, 3)
-    assert (
-        make_experiment(iterations=240, evaluations=2).build_config("rpn_gn", rate=0.02, seed=3).TEST.EVAL_PERIOD == 120
-    )
     assert f"{tmp_path}/output/fcos_rpn/seed3" == whole.OUTPUT_DIR
     assert (whole.SOLVER.WARMUP_ITERS, whole.SOLVER.IMS_PER_BATCH) == (50, 8)
-    on_fold = experiment.build_config("fcos_rpn", rate=0.02, seed=0, fold=[tmp_path / "a.json", tmp_path / "b.json"])
+    fold = [tmp_path / "a.json", tmp_path / "b.json"]
+    on_fold = experiment.build_config("fcos_rpn", rate=0.02, seed=0, fold=fold)
     # A quarter of everything: 240 / 4 and 50 // 4.
     assert (on_fold.SOLVER.MAX_ITER, on_fold.SOLVER.WARMUP_ITERS) == (60, 12)
     assert f"{tmp_path}/output/fcos_rpn/rate0.02" == on_fold.OUTPUT_DIR
-    fold = [tmp_path / "a.json", tmp_path / "b.json"]
-    eighth = make_experiment(iterations=240, fold_part=8).build_config("fcos_rpn", rate=0.02, seed=0, fold=fold)
-    assert (eighth.SOLVER.MAX_ITER, eighth.SOLVER.WARMUP_ITERS) == (30, 6)
-    assert [[experiment.train[0], f"{tmp_path}/a.json"]] == on_fold.DATASETS.TRAIN_FOLDERS
-    assert [[experiment.train[0], f"{tmp_path}/b.json"]] == on_fold.DATASETS.TEST_FOLDERS
+    images = experiment.args.train[0]
+    assert [[images, f"{tmp_path}/a.json"]] == on_fold.DATASETS.TRAIN_FOLDERS
+    assert [[images, f"{tmp_path}/b.json"]] == on_fold.DATASETS.TEST_FOLDERS
 
 
 def test_the_one_stage_role_scales_its_own_levels(make_experiment):
@@ -52,27 +46,3 @@ def test_overrides_make_another_system():
     assert (cfg.MODEL.FCOS.NUM_CONVS, cfg.MODEL.RPN.IN_FEATURES) == (2, ["p2", "p3"])
     with pytest.raises(UserError, match="there is no config key MODEL"):
         System("typo", "fcos_rpn.yaml", ["MODEL.FCOS.NUM_CONV", 2]).read_config()
-
-
-@pytest.mark.parametrize("option", ["--evaluations", "--batch", "--fold-part", "--iterations"])
-def test_too_few_are_refused(option, capsys):
-    with pytest.raises(SystemExit):
-        parse(option, "0")
-    assert f"argument {option}: 0 is not 1 or more" in capsys.readouterr().err
-
-
-def parse(*given):
-    parser = argparse.ArgumentParser()
-    add_experiment_arguments(parser, output="output/x")
-    return parser.parse_args(list(given))
-
-
-def test_arguments_become_an_experiment(make_experiment):
-    fields = vars(make_experiment())
-    in_common = {name: fields[name] for name in ("systems", "criterion", "followed", "summarize")}
-    args = parse("--train", "i", "a.json", "--test", "i", "b.json", "--weights", "w.pth", "--rates", "0.1", "0.2")
-    experiment = experiment_from(args, **in_common)
-    assert (experiment.train, experiment.test) == (["i", "a.json"], ["i", "b.json"])
-    assert (experiment.weights, experiment.rates, str(experiment.output)) == ("w.pth", [0.1, 0.2], "output/x")
-    with pytest.raises(UserError, match="--test is missing"):
-        experiment_from(parse("--train", "i", "a.json"), **in_common)
