@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results["limits"] = by_limit(experiment, names, rates, seeds, args.proposals)
         write_results(file, results)
         curves = limit_curves(results)
-        panels = [{name: {k: x[i] for k, x in curve.items()} for name, curve in curves.items()} for i in (0, 1)]
+        panels = [{name: {float(k): x[i] for k, x in curve.items()} for name, curve in curves.items()} for i in (0, 1)]
         titles = ("AP over proposals", "Seconds an image over proposals")
         plot_lines(dict(zip(titles, panels, strict=True)), args.output / "limits.png")
     print(f"\n{table(results)}")

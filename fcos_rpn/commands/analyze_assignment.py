@@ -108,8 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{args.suggest}: the suggested config; train with fcos-rpn train --config-file {args.suggest}")
     elif args.suggest:
         print(f"\nNothing that was tried is worth a change; {args.suggest} was not written.")
-    if args.suggest and analyses.get("suggested", analyses["given"]).unlearned_boxes:
-        print(tiles_advice(cfg, annotations))
+    is_rest_unlearned = args.suggest and analyses.get("suggested", analyses["given"]).unlearned_boxes
+    if is_rest_unlearned and (advice := tiles_advice(cfg, annotations)):
+        print(advice)
     if args.output:
         given = analyses.pop("given").to_json() | {"box_convention": args.box_convention}
         write_results(args.output, given | {title: analysis.to_json() for title, analysis in analyses.items()})

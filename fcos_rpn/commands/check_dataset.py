@@ -188,6 +188,7 @@ class Learner:
         annotations = annotations.of_images((~is_flat).nonzero().flatten())
         if not len(annotations.boxes):
             return
+        names = {image["id"]: original_id(image) for image in images}
         analysis = self.analyze(annotations, show_progress=True)
         if not analysis.unlearned_boxes:
             return
@@ -202,7 +203,7 @@ class Learner:
                 f"{box.input_height:g} at the size of the network's input: {cause}"
             )
             kind = "box too small" if box.id in hopeless else "hidden box"
-            yield Finding("warning", kind, checked.places[box.id], text, box.image_id, box.id)
+            yield Finding("warning", kind, checked.places[box.id], text, names[box.image_id], box.id)
 
     def input_sizes(self, annotations: Annotations) -> torch.Tensor:
         return input_sizes(annotations, min_size=self.min_size, max_size=self.max_size)

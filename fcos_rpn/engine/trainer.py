@@ -206,13 +206,13 @@ class Trainer(SimpleTrainer):
             self.scaler.step(self.optimizer)
             self.scaler.update()
 
-    def _losses(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _losses(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Raises:
             UserError: if a normalization has one value per channel, of which there is no variance.
         """
         try:
-            losses: dict[str, torch.Tensor] = self.model(batch)
+            losses: dict[str, Any] = self.model(batch)
         except ValueError as error:
             if not str(error).startswith("Expected more than 1 value per channel"):
                 raise

@@ -81,8 +81,8 @@ def write_yolo(splits: Sequence[Split], folder: Path) -> Path:
             labels = label_file(picture)
             if labels.exists():
                 raise UserError(
-                    f"{split.images / image['file_name']}: another picture of {split.name} has the same name but for its "
-                    "suffix, so both would have one label file; rename one"
+                    f"{split.images / image['file_name']}: another picture of {split.name} has the same name but for "
+                    "its suffix, so both would have one label file; rename one"
                 )
             for file in (picture, labels):
                 make_folder(file.parent)

@@ -80,9 +80,10 @@ def test_equal_pictures_by_their_pixels(folder):
         f"warning: {place}: the same picture as image 1 (1.png); is one of them enough?"
         for place in ("image 3 (2.bmp)", "image 4 (1.png)")
     ]
-    val = check_pictures(folder, entries("3.png", "2.bmp"))
+    val = check_pictures(folder, [entry | {"original_id": "x"} for entry in entries("3.png", "2.bmp")])
+    assert [finding.image_id for finding in shared_pictures(checked, val)] == ["x"]
     assert [str(finding) for finding in shared_pictures(checked, val)] == [
-        "warning: val image 2 (2.bmp): the same picture as train image 1 (1.png); take it out of one set, or AP lies"
+        "warning: val image x (2.bmp): the same picture as train image 1 (1.png); take it out of one set, or AP lies"
     ]
 
 
