@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -9,7 +10,7 @@ WIDE = 50
 """Largest over smallest value from which an axis is logarithmic."""
 
 
-def plot_lines(panels: Mapping[str, Mapping[str, Mapping[float, float]]], path: Path) -> None:
+def plot_lines(panels: Mapping[str, Mapping[str, Mapping[Any, float]]], path: Path) -> None:
     """Write a picture.
 
     Args:
