@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
-from .contents import HEAD, what_else
+from .file_kinds import HEAD, what_else
 
 EXIF_ORIENTATION = 0x0112
 QUARTER_TURNS = (5, 6, 7, 8)  # of the orientations: those that swap width and height

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..contents import HEAD, what_else
+from ..file_kinds import HEAD, what_else
 from .rules import LISTS, Entry, similar_key
 
 CONVERT = "convert it with fcos-rpn convert-dataset INPUT --output FOLDER"
