@@ -4,11 +4,16 @@ Detectron2 reads both whether or not a model uses them, and takes neither's cont
 """
 
 from collections.abc import Collection
+from operator import mul
 from reprlib import repr as short_repr
 from typing import Any
 
+import numpy as np
+from pycocotools import mask as mask_util
+
 LARGEST_NUMBER = 1e12  # of pixels; below it x + width and width * height are finite in float32, too
 MIN_POINTS = 3  # of a polygon
+RASTER = 64  # pixels a side, to find out whether a polygon encloses anything
 VISIBILITIES = (0, 1, 2)  # not labeled; labeled, but hidden; labeled and seen
 
 # COCO's compressed run lengths: a character holds its code less this as 6 bits, of which the uppermost says that the
@@ -59,6 +64,45 @@ def lacks_polygon(segmentation: object) -> bool:
         and bool(segmentation)
         and all(len(polygon) < 2 * MIN_POINTS for polygon in segmentation)
     )
+
+
+def holds_pixels(segmentation: list[list[float]] | dict[str, Any], image_size: tuple[int, int]) -> bool:
+    """Whether anything of an image of this height and width is inside a sound segmentation."""
+    if isinstance(segmentation, dict):
+        return any((_run_lengths(segmentation["counts"]) or [])[1::2])  # runs of outside and inside take turns
+    return any(_has_area(polygon, image_size) for polygon in segmentation if len(polygon) >= 2 * MIN_POINTS)
+
+
+def _has_area(polygon: list[float], image_size: tuple[int, int]) -> bool:
+    """Whether a polygon encloses a part of the image, however small."""
+    xs, ys = polygon[::2], polygon[1::2]
+    limits = image_size[::-1]
+    if min(xs) >= 0 and min(ys) >= 0 and max(xs) <= limits[0] and max(ys) <= limits[1]:
+        area = sum(map(mul, xs, [*ys[1:], ys[0]])) - sum(map(mul, [*xs[1:], xs[0]], ys))
+        if abs(area) > 1e-3:  # else it may be two equal loops in opposite directions
+            return True
+    points = np.array(_clip([*zip(xs, ys, strict=True)], limits))
+    extent = np.ptp(points, axis=0) if len(points) else np.zeros(2)
+    if not extent.all():
+        return False
+    scaled = (points - points.min(axis=0)) * (RASTER / extent)
+    return bool(mask_util.area(mask_util.frPyObjects([scaled.ravel().tolist()], RASTER, RASTER))[0])
+
+
+def _clip(points: list[tuple[float, float]], limits: tuple[int, int]) -> list[tuple[float, float]]:
+    """The part of a polygon between 0 and the limits of x and y, by the algorithm of Sutherland and Hodgman."""
+    for axis, sign, offset in ((0, 1, 0), (0, -1, limits[0]), (1, 1, 0), (1, -1, limits[1])):
+        depths = [sign * point[axis] + offset for point in points]  # inside the edge
+        clipped = []
+        for index, (point, depth) in enumerate(zip(points, depths, strict=True)):
+            last, last_depth = points[index - 1], depths[index - 1]
+            if (depth > 0) != (last_depth > 0):
+                share = last_depth / (last_depth - depth)
+                clipped.append((last[0] + share * (point[0] - last[0]), last[1] + share * (point[1] - last[1])))
+            if depth > 0:
+                clipped.append(point)
+        points = clipped
+    return points
 
 
 def keypoints_problem(keypoints: object, names: Collection[str]) -> str | None:

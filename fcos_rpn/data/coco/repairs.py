@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .findings import Finding, original_id, some
-from .outlines import are_numbers, keypoints_problem, lacks_polygon, segmentation_problem
+from .outlines import are_numbers, holds_pixels, keypoints_problem, lacks_polygon, segmentation_problem
 from .rules import LARGEST_ID, Entry, keypoint_names
 
 # COCO's boxes are rounded to 0.01 pixels, so that x + width may pass the edge of the image by twice the half of that.
@@ -124,7 +124,7 @@ def find_repairs(
 def _shape_repairs(
     annotation: Entry, image: Entry, category: Entry, with_masks: bool, with_keypoints: bool, num_keypoints: int
 ) -> Iterator[str]:
-    problem = _outline_problem(annotation, image)
+    problem = _outline_problem(annotation, image, with_masks)
     if with_masks and (problem or not annotation.get("segmentation")):
         yield WITHOUT_OUTLINE
     elif problem:
@@ -136,11 +136,13 @@ def _shape_repairs(
         yield NO_KEYPOINTS
 
 
-def _outline_problem(annotation: Entry, image: Entry) -> str | None:
-    segmentation = annotation.get("segmentation")
-    problem = segmentation_problem(segmentation, (image["height"], image["width"]))
+def _outline_problem(annotation: Entry, image: Entry, with_masks: bool) -> str | None:
+    segmentation, image_size = annotation.get("segmentation"), (image["height"], image["width"])
+    problem = segmentation_problem(segmentation, image_size)
     if problem is None and lacks_polygon(segmentation):
         return "no polygon of segmentation has three points; correct or delete this key"
+    if problem is None and with_masks and segmentation and not holds_pixels(segmentation, image_size):
+        return "nothing inside segmentation is inside the image; correct or delete this key"
     return problem
 
 
@@ -219,7 +221,7 @@ def _why_repaired(kind: str, annotation: Entry, images: Mapping[Any, Entry]) -> 
     """What is wrong with the first annotation of a kind, where the kind does not say it."""
     problem = None
     if kind in (WITHOUT_OUTLINE, OUTLINE_IGNORED):
-        problem = _outline_problem(annotation, images[annotation["image_id"]])
+        problem = _outline_problem(annotation, images[annotation["image_id"]], kind == WITHOUT_OUTLINE)
     elif kind in (WITHOUT_KEYPOINTS, KEYPOINTS_IGNORED):
         problem = keypoints_problem(annotation.get("keypoints"), ())
     return f": {problem.partition(';')[0]}" if problem else ""

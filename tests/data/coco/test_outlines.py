@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from pycocotools import mask as mask_util
 
-from fcos_rpn.data.coco.outlines import keypoints_problem, segmentation_problem
+from fcos_rpn.data.coco.outlines import holds_pixels, keypoints_problem, segmentation_problem
 
 TRIANGLE = [0, 0, 4.5, 0, 4, 3]
 
@@ -60,6 +60,33 @@ def test_what_pycocotools_compresses_passes_whole_and_not_cut_off(mask):
     assert segmentation_problem({"size": [*mask.shape], "counts": counts}, mask.shape) is None
     # A last run that is cut off is missing in the sum; one that is zero pixels long is never written.
     assert segmentation_problem({"size": [*mask.shape], "counts": counts[:-1]}, mask.shape) is not None
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        ([TRIANGLE], True),
+        ([[1, 1, 1.1, 1, 1.1, 1.1]], True),  # a part of a pixel
+        ([[-9, -9, 99, -9, 99, 99, -9, 99]], True),  # all around the image
+        ([[-1e9, 5, 1e9, 5, 0, 6]], True),
+        ([[0, 0, 10, 10, 10, 0, 0, 10]], True),  # two loops, whose areas cancel out
+        ([[0, 0, 9, 9, 4, 4], [1, 1, 5, 1, 5, 5]], True),
+        ([[80, 0, 90, 0, 90, 9]], False),
+        ([[5, -9, 9, -9, 9, 0]], False),
+        ([[-10, 5, 5, -10, -10, -10]], False),  # beside the corner, and both extents reach in
+        ([[0, 0, 9, 9, 4, 4]], False),
+        ([[0.1, 0.1, 0.2, 0.2, 0.3, 0.3]], False),
+        ([[5, 5, 5, 9, 5, 7]], False),
+        ([[5, 5, 5, 5, 5, 5], [80, 0, 90, 0, 90, 9], [1, 1, 2, 2]], False),
+        ({"size": [60, 80], "counts": [4800]}, False),
+        ({"size": [60, 80], "counts": [4800, 0]}, False),
+        ({"size": [60, 80], "counts": [0, 1, 4799]}, True),
+        ({"size": [60, 80], "counts": "l1Xb4l1"}, True),
+        ({"size": [60, 80], "counts": mask_util.encode(np.zeros((60, 80), np.uint8, "F"))["counts"].decode()}, False),
+    ],
+)
+def test_outlines_hold_pixels(segmentation, expected):
+    assert holds_pixels(segmentation, (60, 80)) is expected
 
 
 @pytest.mark.parametrize(
