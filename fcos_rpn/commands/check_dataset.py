@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images,
             with_masks=cfg.MODEL.MASK_ON,
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
+            mask_format=cfg.INPUT.MASK_FORMAT,
             is_learned=name != "val",
         )
         lines.add(content.findings, name, json_file)

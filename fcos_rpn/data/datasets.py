@@ -29,7 +29,7 @@ Source = tuple[Any, ...]
 """All that a registered folder's annotations follow from."""
 
 
-def _source_of(images: Path, json_file: Path, *settings: bool) -> Source:
+def _source_of(images: Path, json_file: Path, *settings: bool | str) -> Source:
     """Includes the state of the file, so that a json that was edited is read again."""
     status = json_file.stat() if json_file.is_file() else None
     return (str(images), str(json_file), status and (status.st_mtime_ns, status.st_size), *settings)
@@ -74,6 +74,7 @@ def register_coco_folder(
     output_dir: str | Path,
     with_masks: bool = False,
     with_keypoints: bool = False,
+    mask_format: str = "polygon",
 ) -> str:
     """Check a COCO json (see `load_annotations`) and register it with its images as a data set of Detectron2.
 
@@ -87,7 +88,7 @@ def register_coco_folder(
         json_file: in COCO's instances format; stays as it is.
         output_dir: if the annotations needed repairs, the repaired json goes to `annotations/` in here and is the one
             that training and evaluation read.
-        with_masks, with_keypoints: whether the model learns them.
+        with_masks, with_keypoints, mask_format: see `load_annotations`.
 
     Returns:
         The name for `DATASETS.TRAIN` or `DATASETS.TEST`.
@@ -96,12 +97,14 @@ def register_coco_folder(
         UserError: the json or its images need the user's hand.
     """
     images, json_file = (Path(os.path.abspath(Path(path).expanduser())) for path in (images, json_file))
-    source = _source_of(images, json_file, with_masks, with_keypoints)
+    source = _source_of(images, json_file, with_masks and mask_format, with_keypoints)
     name = _name_of(images, json_file, source)
     if name in DatasetCatalog:
         return name
 
-    checked = load_annotations(json_file, images, with_masks=with_masks, with_keypoints=with_keypoints)
+    checked = load_annotations(
+        json_file, images, with_masks=with_masks, with_keypoints=with_keypoints, mask_format=mask_format
+    )
     checked_json_file = json_file
     if checked.is_changed:
         checked_json_file = _write_json(checked.content, Path(os.path.abspath(output_dir), "annotations"), name)

@@ -162,9 +162,10 @@ def use_folders(cfg: DictConfig, *, is_training: bool = True) -> None:
         with_keypoints=bool(roi_heads.get("keypoint_head")),
     )
     if is_training and train:
-        data.train.dataset.names = [register(*folder) for folder in train]
+        mask_format = (data.train.get("mapper") or {}).get("instance_mask_format", "polygon")
+        data.train.dataset.names = [register(*folder, mask_format=mask_format) for folder in train]
     if test:
-        data.test.dataset.names = register(*test[0])
+        data.test.dataset.names = register(*test[0], mask_format="bitmask")
     used = [*(_names(data.train) if is_training else ()), *_test_names(cfg)]
     if not used:
         raise UserError("there is nothing to evaluate: name a data set in dataloader.test, or give --test IMAGES JSON")

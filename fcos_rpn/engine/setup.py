@@ -46,10 +46,14 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
                 output_dir=cfg.OUTPUT_DIR,
                 with_masks=cfg.MODEL.MASK_ON,
                 with_keypoints=cfg.MODEL.KEYPOINT_ON,
+                mask_format=mask_format,
             )
             for images, json in folders
         )
-        for folders in (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.DATASETS.TEST_FOLDERS)
+        for folders, mask_format in (
+            (cfg.DATASETS.TRAIN_FOLDERS if is_training else [], cfg.INPUT.MASK_FORMAT),
+            (cfg.DATASETS.TEST_FOLDERS, "bitmask"),  # evaluation reads run-length encodings, too
+        )
     )
     if train or test:
         cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN

@@ -12,7 +12,7 @@ from fcos_rpn.commands import check_dataset as tool
 from fcos_rpn.config import read_config
 from fcos_rpn.data.coco.rules import LISTS
 from tests.data.coco.test_annotations_properties import mutated_coco
-from tests.data.small_coco import small_coco, write_coco
+from tests.data.small_coco import coco_with_shapes, small_coco, write_coco
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,13 @@ def test_masks_and_keypoints_are_those_of_the_config(folder, config, capsys):
     for key, learned in (("MASK_ON", "masks"), ("KEYPOINT_ON", "keypoints")):
         assert run(folder, config, f"MODEL.{key}", "True") == 1
         assert f"dropped, since the model learns {learned}" in capsys.readouterr().out
+
+
+def test_the_format_of_masks_is_that_of_the_config(folder, config, capsys):
+    change(folder, annotations=coco_with_shapes()["annotations"][:2])  # a polygon and a run-length encoding
+    assert run(folder, config, "MODEL.MASK_ON", "True") == 1
+    assert "pets.json: 1 outlines are run-length encodings" in capsys.readouterr().out
+    assert run(folder, config, "MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", "bitmask") == 0
 
 
 def test_boxes_that_no_location_learns(folder, config, capsys):

@@ -11,6 +11,7 @@ from fcos_rpn import UserError
 from fcos_rpn.engine import lazy
 from fcos_rpn.engine.yaml import build_train_loader
 from fcos_rpn.model_zoo import get_config, get_config_file
+from tests.data.small_coco import coco_with_shapes, write_coco
 
 FILE = get_config_file("lazy/fcos_R_50_FPN_1x.py")
 
@@ -93,6 +94,21 @@ def test_folders_take_the_data_sets_place(coco_folder, tmp_path, name, key, agno
     assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names != "coco_2017_val"
     assert OmegaConf.select(cfg, key) == (1 if name.startswith("fcos_rpn") else 2)
     assert agnostic is None or OmegaConf.select(cfg, agnostic) == 1
+
+
+@pytest.mark.usefixtures("detectron2_restored")
+def test_run_length_encodings_stop_the_training_of_polygons_only(tmp_path):
+    folder = [*map(str, write_coco(tmp_path, coco_with_shapes()))]
+    cfg = lazy.load(get_config_file("lazy/faster_rcnn_fcos_rpn_R_50_FPN_1x.py"))
+    cfg.train.output_dir = str(tmp_path)
+    cfg.model.roi_heads.mask_head = {"conv_dims": [8]}
+    cfg.train.folders = {"train": [], "test": [folder]}
+    lazy.use_folders(cfg, is_training=False)
+    cfg.train.folders.train = [folder]
+    with pytest.raises(UserError, match=r"set INPUT\.MASK_FORMAT bitmask \(in a LazyConfig instance_mask_format"):
+        lazy.use_folders(cfg)
+    cfg.dataloader.train.mapper.instance_mask_format = "bitmask"
+    lazy.use_folders(cfg)
 
 
 @pytest.mark.parametrize("grouping", [True, False])

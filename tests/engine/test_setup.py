@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import pickle
 from pathlib import Path
@@ -9,6 +10,7 @@ from detectron2.config import CfgNode
 
 from fcos_rpn import UserError
 from fcos_rpn.engine.setup import require_device, use_datasets
+from tests.data.small_coco import coco_with_shapes, write_coco
 from tests.tiny import tiny_config
 from tests.traps import Trap
 
@@ -34,6 +36,22 @@ def test_folders_to_train_on_without_any_to_test_on_mean_no_evaluation(coco_fold
     use_datasets(cfg)
     assert "coco_2017_train" not in cfg.DATASETS.TRAIN
     assert cfg.DATASETS.TEST == ()
+
+
+@pytest.mark.usefixtures("detectron2_restored")
+def test_run_length_encodings_stop_the_training_of_polygons_only(tmp_path):
+    folder = [*map(str, write_coco(tmp_path, coco_with_shapes()))]
+    for part, mask_format, is_refused in (
+        ("TEST", "polygon", False),
+        ("TRAIN", "polygon", True),
+        ("TRAIN", "bitmask", False),
+    ):
+        cfg = tiny_config()
+        cfg.OUTPUT_DIR = str(tmp_path)
+        cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, mask_format
+        cfg.DATASETS[f"{part}_FOLDERS"] = [folder]
+        with pytest.raises(UserError, match=r"set INPUT\.MASK_FORMAT") if is_refused else contextlib.nullcontext():
+            use_datasets(cfg, is_training=part == "TRAIN")
 
 
 def test_evaluation_does_not_need_the_training_data(tmp_path, coco_folder):

@@ -60,7 +60,12 @@ class CheckedAnnotations(NamedTuple):
 
 
 def load_annotations(
-    json_file: Path, images: Path | None = None, *, with_masks: bool = False, with_keypoints: bool = False
+    json_file: Path,
+    images: Path | None = None,
+    *,
+    with_masks: bool = False,
+    with_keypoints: bool = False,
+    mask_format: str = "polygon",
 ) -> CheckedAnnotations:
     """Read a COCO json, stop on errors, repair what can be repaired without a question, and log it.
 
@@ -69,11 +74,15 @@ def load_annotations(
         images: the folder that the `file_name`s are relative to; None checks everything but the files' presence.
         with_masks, with_keypoints: whether the model learns them: if so, annotations without usable ones are dropped;
             if not, broken ones are ignored.
+        mask_format: as INPUT.MASK_FORMAT; a model that learns masks as polygons does not read run-length encodings.
+            "bitmask" reads both, and so does evaluation.
 
     Raises:
         UserError: names the json and what is wrong where, for the first ten errors.
     """
-    checked = inspect_annotations(json_file, images, with_masks=with_masks, with_keypoints=with_keypoints)
+    checked = inspect_annotations(
+        json_file, images, with_masks=with_masks, with_keypoints=with_keypoints, mask_format=mask_format
+    )
     if errors := checked.errors:
         lines = [error.line for error in errors[:MAX_ERRORS]]
         if len(errors) > MAX_ERRORS:
@@ -90,7 +99,12 @@ def load_annotations(
 
 
 def inspect_annotations(
-    json_file: Path, images: Path | None = None, *, with_masks: bool = False, with_keypoints: bool = False
+    json_file: Path,
+    images: Path | None = None,
+    *,
+    with_masks: bool = False,
+    with_keypoints: bool = False,
+    mask_format: str = "polygon",
 ) -> CheckedAnnotations:
     """Find all that is wrong or odd in a json, and repair the rest of it; see `load_annotations`.
 
@@ -100,7 +114,9 @@ def inspect_annotations(
     if images is not None and not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images (for {json_file}); correct the path")
     content, is_plain = read_json(json_file)
-    checked = _Inspection(content, images, with_masks=with_masks, with_keypoints=with_keypoints).checked()
+    checked = _Inspection(
+        content, images, with_masks=with_masks, with_keypoints=with_keypoints, mask_format=mask_format
+    ).checked()
     return checked._replace(is_changed=checked.is_changed or not is_plain)
 
 
@@ -130,11 +146,14 @@ class _Problems:
 class _Inspection:
     """Goes through a json list by list; what hangs on something wrong is left out."""
 
-    def __init__(self, content: Entry, folder: Path | None, *, with_masks: bool, with_keypoints: bool) -> None:
+    def __init__(
+        self, content: Entry, folder: Path | None, *, with_masks: bool, with_keypoints: bool, mask_format: str
+    ) -> None:
         self.content = content
         self.folder = None if folder is None else os.path.abspath(folder)
         self.with_masks = with_masks
         self.with_keypoints = with_keypoints
+        self.needs_polygons = with_masks and mask_format == "polygon"
         self.problems = _Problems()
         self.findings: list[Finding] = []
         self.flat_polygons: list[str] = []  # places
@@ -155,6 +174,8 @@ class _Inspection:
         self.findings += [*repair_findings(repairs, annotations, places, images)]
         kept_places = [place for place, is_dropped in zip(places, repairs.is_dropped, strict=True) if not is_dropped]
         kept = apply_repairs(annotations, repairs, [*right_categories.values()])
+        if self.needs_polygons:
+            self.findings += _encodings(kept, kept_places)
         for annotation in kept:
             annotation["image_id"] = images[annotation["image_id"]]["id"]
         content = self.content | {
@@ -307,6 +328,21 @@ def _equal_names(name: str, ids: Sequence[int], used: set[int]) -> Finding:
         advice = "delete those that no annotation has" if num_used else "delete the repeats"
     text = f"they have one name, {name!r}, and figures by class would melt together; {advice}"
     return Finding("error", "equal names", places, text)
+
+
+def _encodings(annotations: Sequence[Entry], places: Sequence[str]) -> Iterator[Finding]:
+    """Outlines that a model cannot learn as polygons; crowd regions are not learned."""
+    encoded = [
+        place
+        for annotation, place in zip(annotations, places, strict=True)
+        if isinstance(annotation["segmentation"], dict) and not annotation["iscrowd"]
+    ]
+    if encoded:
+        text = (
+            f"{len(encoded):,} outlines are run-length encodings, and the model learns polygons, first {some(encoded)}"
+            "; set INPUT.MASK_FORMAT bitmask (in a LazyConfig instance_mask_format of the mapper), or export polygons"
+        )
+        yield Finding("error", "run-length encodings", "", text)
 
 
 def _odd_boxes(annotations: Sequence[Entry], images: Mapping[Any, Entry]) -> Iterator[Finding]:

@@ -13,14 +13,26 @@ from .rules import LISTS
 
 
 def check_json(
-    json_file: Path, images: Path, *, with_masks: bool = False, with_keypoints: bool = False, is_learned: bool = True
+    json_file: Path,
+    images: Path,
+    *,
+    with_masks: bool = False,
+    with_keypoints: bool = False,
+    mask_format: str = "polygon",
+    is_learned: bool = True,
 ) -> CheckedAnnotations:
     """Find what training refuses or repairs in a json of any content, and what is unused in it; see `load_annotations`.
 
-    `is_learned`: the set is trained on, so that it must have boxes.
+    `is_learned`: the set is trained on, so that it must have boxes, and outlines in the format of the masks.
     """
     try:
-        checked = inspect_annotations(json_file, images, with_masks=with_masks, with_keypoints=with_keypoints)
+        checked = inspect_annotations(
+            json_file,
+            images,
+            with_masks=with_masks,
+            with_keypoints=with_keypoints,
+            mask_format=mask_format if is_learned else "bitmask",
+        )
     except UserError as error:
         text = str(error).removeprefix(f"{json_file}: ")
         return CheckedAnnotations(

@@ -78,7 +78,7 @@ ERRORS = [
     (change("images", file_name="../12.jpg"), "1 of 4 image files are not in"),  # nearly the name of a file
     (change("images", file_name="a/../../x.png"), "1 of 4 file names leave the folder"),
     (change("images", file_name="/etc/passwd"), "1 of 4 file names leave the folder"),
-    (change("images", file_name="."), "1 of 4 image files are not in"),
+    (change("images", file_name="."), "1 of 4 image files in"),
     (change("images", file_name="~/x.png"), "1 of 4 image files are not in"),
     (remove("images", "width"), "image 12 (12.png): width None is not a whole number of pixels above 0"),
     (change("images", height=0), "image 12 (12.png): height 0 is not a whole number"),
@@ -326,6 +326,36 @@ def test_broken_outlines_matter_to_models_with_masks_only(tmp_path):
     annotations, repairs = repaired(tmp_path / "masks", *given, with_masks=True)
     assert [annotation["segmentation"] for annotation in annotations] == [[POINT, TRIANGLE], [TRIANGLE], [TRIANGLE]]
     assert repairs == {flat: 1, NO_OUTLINES: 8}
+
+
+@pytest.mark.parametrize(
+    "outline", [[[80, 0, 90, 0, 90, 9]], [[1, 1, 5, 5, 9, 9]], {"size": [60, 80], "counts": [4800]}]
+)
+def test_outlines_without_a_pixel_matter_to_models_with_masks_only(tmp_path, outline):
+    given = [{"bbox": [1, 2, 3, 4], "segmentation": segmentation} for segmentation in (outline, [TRIANGLE])]
+    annotations, repairs = repaired(tmp_path / "boxes", *given)
+    assert ([annotation["segmentation"] for annotation in annotations], repairs) == ([outline, [TRIANGLE]], {})
+    annotations, repairs = repaired(tmp_path / "masks", *given, with_masks=True)
+    assert ([annotation["segmentation"] for annotation in annotations], repairs) == ([[TRIANGLE]], {NO_OUTLINES: 1})
+
+
+def test_run_length_encodings_are_no_polygons_to_learn(tmp_path):
+    """The cat, annotation 102, and the crowd have them; crowds are not learned."""
+    content = coco_with_shapes()
+    images, json_file = write_coco(tmp_path, content)
+    with pytest.raises(
+        UserError, match=r"\s1 outlines are run-length .* first annotation 102 .*INPUT\.MASK_FORMAT bit"
+    ):
+        load_annotations(json_file, images, with_masks=True)
+    (error,) = check_json(json_file, images, with_masks=True).errors
+    assert error.kind == "run-length encodings"
+    for settings in ({"with_masks": True, "mask_format": "bitmask"}, {"with_masks": False}):
+        assert load_annotations(json_file, images, **settings).content == content
+        assert not check_json(json_file, images, **settings).errors
+    assert not check_json(json_file, images, with_masks=True, is_learned=False).errors
+    content["annotations"][1]["iscrowd"] = 1
+    json_file.write_text(json.dumps(content))
+    assert load_annotations(json_file, images, with_masks=True).content == content
 
 
 def test_broken_keypoints_matter_to_models_with_keypoints_only(tmp_path):
