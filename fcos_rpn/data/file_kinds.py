@@ -8,6 +8,7 @@ SIGNATURES = (
     (0, b"%PDF", "a PDF; save its pages as JPEG or PNG"),
     (0, b"\x93NUMPY", "a numpy array; save it as PNG"),
     (0, b"\x89HDF", "an HDF5 file; save its pictures as PNG"),
+    (0, b"\0\5\x16\7", "what macOS keeps beside a file (AppleDouble); use the one whose name lacks the ._"),
     (128, b"DICM", "a DICOM file; save it as PNG"),
     (4, b"ftyphei", "a HEIC picture, which is not read; save it as JPEG or PNG"),
     (4, b"ftypmif", "a HEIF picture, which is not read; save it as JPEG or PNG"),

@@ -75,6 +75,15 @@ def test_repaired_json_is_written_and_used(tmp_path, caplog):
     assert third["annotations"] == []
 
 
+def test_a_json_with_a_byte_order_mark_is_copied_without(tmp_path):
+    images, json_file = write_coco(tmp_path, small_coco())
+    json_file.write_bytes(b"\xef\xbb\xbf" + json_file.read_bytes())
+    name = register_coco_folder(images, json_file, output_dir=tmp_path)
+    assert len(DatasetCatalog.get(name)) == 4
+    assert json.loads(Path(MetadataCatalog.get(name).json_file).read_text()) == small_coco()
+    assert MetadataCatalog.get(name).repairs == {}
+
+
 def test_same_pair_has_one_name_and_another_pair_its_own(tmp_path, monkeypatch):
     content = small_coco()
     del content["annotations"][0]["area"]

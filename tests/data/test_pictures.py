@@ -41,6 +41,7 @@ def test_a_picture_is_read_as_it_is_seen(file):
         (b"\x89PNG", "not a picture that Pillow knows (it begins with 89 50 4e 47); convert it"),
         (b"hello world, hello", "not a picture that Pillow knows (it begins with hello world,); convert it"),
         (b"version https://git-lfs.github.com/spec/v1", "not a picture, but a pointer of Git LFS, not the file itself"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "not a picture, but what macOS keeps beside a file (AppleDouble)"),
         (b"\n<html>404</html>", "not a picture, but a web page, so its download failed; download it again"),
         (b"<?xml version='1.0'?><svg/>", "not a picture, but an SVG drawing"),
         (b"\0\0\0\x18ftypheic", "not a picture, but a HEIC picture, which is not read; save it as JPEG or PNG"),

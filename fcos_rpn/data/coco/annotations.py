@@ -48,7 +48,7 @@ class CheckedAnnotations(NamedTuple):
     repairs: dict[str, int]
     """What was repaired, in words -> how many annotations."""
     is_changed: bool
-    """Whether `content` differs from the json."""
+    """Whether `content` differs from what pycocotools reads from the json."""
     places: dict[int, str]
     """Id of an annotation of `content` -> what findings call it."""
     pictures: list[Entry]
@@ -99,8 +99,9 @@ def inspect_annotations(
     """
     if images is not None and not images.is_dir():
         raise UserError(f"{images}: there is no such folder of images (for {json_file}); correct the path")
-    content = read_json(json_file)
-    return _Inspection(content, images, with_masks=with_masks, with_keypoints=with_keypoints).checked()
+    content, is_plain = read_json(json_file)
+    checked = _Inspection(content, images, with_masks=with_masks, with_keypoints=with_keypoints).checked()
+    return checked._replace(is_changed=checked.is_changed or not is_plain)
 
 
 class _Problems:

@@ -1,4 +1,4 @@
-"""Says which image files are missing, and which of them are there under nearly that name."""
+"""Says which image files are missing, which are no files, and which are there under nearly that name."""
 
 import os
 import unicodedata
@@ -23,14 +23,22 @@ def missing_files(missing: Collection[Entry], *, num_images: int, folder: str) -
     outside: list[str] = []
     absent: list[str] = []
     near: dict[str, list[tuple[Entry, str]]] = {}
+    no_files: dict[str, list[str]] = {}
     for image in missing:
+        name = os.path.normpath(image["file_name"])
+        leaves = os.path.isabs(name) or name.split(os.sep)[0] == os.pardir
+        if not leaves and (kind := _no_file(os.path.join(folder, name))) is not None:
+            what, advice = kind
+            no_files.setdefault(advice, []).append(f"{_named(image)} {what}")
+            continue
         found = _near_file(image["file_name"], index)
         if found is None:
-            name = os.path.normpath(image["file_name"])
-            leaves = os.path.isabs(name) or name.split(os.sep)[0] == os.pardir
             (outside if leaves else absent).append(_named(image))
         else:
             near.setdefault(_difference(image["file_name"], found), []).append((image, found))
+    for advice, texts in no_files.items():
+        text = f"{len(texts)} of {num_images} image files in {folder} are no files: {some(texts)}; {advice}"
+        yield Finding("error", "missing file", "", text)
     for cause, pairs in near.items():
         names = [
             f"{image['file_name']!r} ({image_place(image, with_file=False)}) is {found!r}" for image, found in pairs
@@ -53,6 +61,16 @@ def _named(image: Entry) -> str:
     file_name = image["file_name"]
     shown = repr(file_name) if len(file_name) < 200 else f"{file_name[:100]!r}..."
     return f"{shown} ({image_place(image, with_file=False)})"
+
+
+def _no_file(path: str) -> tuple[str, str] | None:
+    """What is at a path instead of a file, and what to do; None if nothing is there."""
+    if os.path.isdir(path):
+        return "is a folder", "correct the names in the json"
+    if not os.path.exists(path) and os.path.islink(path):
+        what = f"is a symbolic link to {os.readlink(path)}, which does not exist"
+        return what, "copy the files there (git annex / DVC: get the files first)"
+    return ("is no regular file", "put the pictures there") if os.path.exists(path) else None
 
 
 def _plain(name: str) -> str:
@@ -95,6 +113,8 @@ def _difference(file_name: str, found: str) -> str:
         return "write / in place of \\"
     if unquote(file_name) == found:
         return "write the names plainly in place of % and two digits"
+    if slashes.strip() == found.strip():
+        return "spaces at the ends of the names differ; correct the names in the json, or rename the files"
     if unicodedata.normalize("NFC", file_name) == unicodedata.normalize("NFC", found):
         return "letters with accents are encoded in two ways (Unicode's NFC and NFD); rename the files"
     if slashes.casefold() == found.casefold():

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import locale
 import re
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,17 @@ JSON_FORMATS = (
 """Keys of a json, or of its first entry -> whose format it is."""
 
 
-def read_json(json_file: Path) -> Entry:
+def read_json(json_file: Path) -> tuple[Entry, bool]:
     """
     Returns:
-        COCO's dictionary; its lists are there, except that of the annotations, and what they hold is unchecked.
+        COCO's dictionary; its lists are there, except that of the annotations, and what they hold is unchecked. And
+        whether pycocotools reads the same from the file.
 
     Raises:
         UserError: names the file, and says why it cannot be read, what it is instead, or which list is missing.
     """
-    content = _parse(json_file)
+    text, is_plain = _read_text(json_file)
+    content = _parse(json_file, text)
     if (found := _format_of(content)) is not None:
         raise UserError(f"{json_file}: {found}")
     if not isinstance(content, dict):
@@ -59,10 +62,12 @@ def read_json(json_file: Path) -> Entry:
             raise UserError(f"{json_file}: {key!r} is no list; {EXPORT}")
         elif not content[key] and key != "annotations":
             raise UserError(f"{json_file}: {key!r} is empty; add at least one entry")
-    return content
+    return content, is_plain
 
 
-def _parse(json_file: Path) -> Any:
+def _read_text(json_file: Path) -> tuple[str, bool]:
+    """The text of a file in UTF-8, and whether `open(json_file)` reads the same: it does not know the byte order mark,
+    and takes letters beyond ASCII to be in the encoding of the locale."""
     if json_file.is_dir():
         raise UserError(f"{json_file}: {_folder_kind(json_file)}")
     try:
@@ -75,9 +80,14 @@ def _parse(json_file: Path) -> Any:
         raise UserError(f"{json_file}: its text is UTF-16; save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")
+        is_utf_8_read = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+        return text, not data.startswith(codecs.BOM_UTF8) and (is_utf_8_read or text.isascii())
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{json_file}: not a readable json: line {line} is not UTF-8; save it as UTF-8") from error
+
+
+def _parse(json_file: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -95,4 +95,12 @@ def test_utf_8_is_read_with_and_without_byte_order_mark(tmp_path, start):
     content = small_coco()
     content["categories"][0]["name"] = "Kätzchen 猫"
     (tmp_path / "a.json").write_bytes(start + json.dumps(content, ensure_ascii=False).encode())
-    assert read_json(tmp_path / "a.json") == content
+    assert read_json(tmp_path / "a.json") == (content, not start)
+
+
+def test_other_locales_read_ascii_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale: "ISO-8859-1")
+    for name, is_plain in (("cat", True), ("Kätzchen", False)):
+        content = small_coco() | {"categories": [{"id": 2, "name": name}]}
+        (tmp_path / "a.json").write_bytes(json.dumps(content, ensure_ascii=False).encode())
+        assert read_json(tmp_path / "a.json") == (content, is_plain)
