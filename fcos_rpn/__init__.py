@@ -1,8 +1,7 @@
 """FCOS as a Detectron2 detector and as the proposal generator of its R-CNNs, from one code path.
 
 Importing registers META_ARCH `FCOS`, `GeneralizedRCNNWithProposals` and `BatchedProposalNetwork`, PROPOSAL_GENERATOR
-`FCOSRPN`, RPN_HEAD
-`NormRPNHead`, ROI_HEADS `FusedScoreROIHeads` and `FusedScoreCascadeROIHeads`, and BACKBONE
+`FCOSRPN`, RPN_HEAD `NormRPNHead`, ROI_HEADS `FusedScoreROIHeads` and `FusedScoreCascadeROIHeads`, and BACKBONE
 `build_{p5_p67,p2_p67}_resnet_fpn_backbone` and `build_{torchvision,timm}_{fpn,p6_fpn}_backbone`.
 
 Reading order of the model; each module uses only those above it:
@@ -31,6 +30,8 @@ The other packages use `modeling`, and it uses none of them:
 try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:
+    if error.name != "detectron2":  # what detectron2 itself needs names itself
+        raise
     raise ModuleNotFoundError(
         "fcos_rpn needs detectron2, which no package index carries under its own name. Two ways to get it:\n"
         "  with a compiler:  pip install --no-build-isolation"

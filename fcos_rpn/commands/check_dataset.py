@@ -34,6 +34,7 @@ from ..data.coco.check import check_json, compare_classes
 from ..data.coco.check_pictures import CheckedPictures, check_pictures, equal_pictures, shared_pictures
 from ..data.coco.findings import Finding, image_place, original_id
 from ..data.pictures import read_picture
+from ..engine.setup import keypoints_problem
 from ..errors import UserError, make_folder, write_whole
 from ..model_zoo import find_config
 from ..visualization import draw_annotations, plot_boxes, save_figure, tile
@@ -76,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_learned=name != "val",
         )
         lines.add(content.findings, name, json_file)
+        named = max((len(category.get("keypoints") or ()) for category in content.content["categories"]), default=0)
+        if cfg.MODEL.KEYPOINT_ON and (problem := keypoints_problem(cfg, named)):
+            lines.add([Finding("error", "other keypoints", "", problem)], name, json_file)
         pictures = check_pictures(images, content.pictures)
         lines.add([*pictures.findings, *equal_pictures(pictures)], name, json_file)
         lines.add(learner.findings(content, pictures), name)

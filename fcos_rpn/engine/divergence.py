@@ -88,8 +88,9 @@ class DivergenceGuard(HookBase):
                 buffer.copy_(value)
 
     def _note_images(self, _: nn.Module, inputs: tuple[list[dict[str, Any]], ...]) -> None:
-        """Of the batch its names alone, so that it is not kept alive."""
-        self._images = [str(x.get("file_name", f"image {x.get('image_id')}")) for x in inputs[0]]
+        """Keep the names of the images, but not the batch itself."""
+        records = (x for x in inputs[0] if isinstance(x, Mapping))  # other models take other batches
+        self._images = [str(x.get("file_name", f"image {x.get('image_id')}")) for x in records]
 
     def _require_finite(self, _: nn.Module, __: Any, losses: Mapping[str, Tensor]) -> None:
         values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])

@@ -60,12 +60,13 @@ def read_config(args: argparse.Namespace, num_processes: int = 1) -> DictConfig:
     Raises:
         UserError: on a mistake in them, a missing device, or an output folder that cannot be made.
     """
-    cfg = load(str(find_config(args.config_file)), args.opts)
+    args.config_file = str(find_config(args.config_file))  # Detectron2's setup reads the file once more
+    cfg = load(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.train.device = "cpu"
     folders = cfg.train.get("folders", {})
     cfg.train.folders = {"train": args.train or folders.get("train", []), "test": args.test or folders.get("test", [])}
-    require_device(cfg.train.device, num_processes)
+    require_device(cfg.train.device, num_processes, key="train.device", on_cpu="train.device=cpu")
     make_folder(Path(cfg.train.output_dir))
     return cfg
 
@@ -240,15 +241,16 @@ def build_trainer(cfg: DictConfig, **instead: Any) -> Trainer:
 
     Args:
         cfg: its data sets are registered.
-        instead: arguments of `Trainer` that take the place of the config's.
+        instead: arguments of `Trainer` that take the place of the config's. The optimizer is built for a model that is
+            given here, and the schedule for an optimizer.
     """
     batch_size = cfg.dataloader.train.total_batch_size
     require_divisible("dataloader.train.total_batch_size", batch_size, "optimizer.lr")
     options = cfg.train
     precision = precision_of(cfg)
-    model = build_model(cfg)
+    model = instead["model"] if "model" in instead else build_model(cfg)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = instead.get("optimizer") or instantiate(cfg.optimizer)
     parts = {
         "model": model,
         "loader": instantiate(cfg.dataloader.train),

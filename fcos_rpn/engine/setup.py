@@ -6,6 +6,7 @@ from reprlib import repr as short_repr
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.safe_loading import load_pickle
@@ -15,6 +16,7 @@ from ..errors import UserError
 logger = logging.getLogger(__name__)
 
 
+COCO_KEYPOINTS = 17
 DEFAULT_NUM_CLASSES = 80
 """Of a config that says nothing."""
 
@@ -68,6 +70,10 @@ def use_datasets(cfg: CfgNode, *, is_training: bool = True) -> None:
             _require_proposals(
                 f"DATASETS.PROPOSAL_FILES_{part}", cfg.DATASETS[f"PROPOSAL_FILES_{part}"], cfg.DATASETS[part]
             )
+    if cfg.MODEL.KEYPOINT_ON:
+        for name in used:
+            if problem := keypoints_problem(cfg, len(MetadataCatalog.get(name).get("keypoint_names", ()))):
+                raise UserError(f"data set {name!r}: {problem}")
     num_classes = len(class_names(used))
     node = cfg.MODEL.FCOS if cfg.MODEL.META_ARCHITECTURE == "FCOS" else cfg.MODEL.ROI_HEADS
     if node.NUM_CLASSES not in (num_classes, DEFAULT_NUM_CLASSES):
@@ -93,24 +99,48 @@ def _require_proposals(key: str, files: Sequence[str], names: Sequence[str]) -> 
             raise UserError(f"{key}: {file} is not read: {error}") from error
 
 
+def keypoints_problem(cfg: CfgNode, num_annotated: int) -> str | None:
+    """Say which key of a keypoint model does not fit the number of keypoints that the categories name (0: none do)."""
+    num_predicted = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    num_sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
+    if num_annotated and num_predicted != num_annotated:
+        return (
+            f"its categories name {num_annotated} keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is "
+            f"{num_predicted}; set it {num_annotated}"
+        )
+    if num_annotated and num_sigmas != num_annotated:
+        return (
+            f"its categories name {num_annotated} keypoints, but TEST.KEYPOINT_OKS_SIGMAS has {num_sigmas} values (an "
+            f"empty list has COCO's {COCO_KEYPOINTS}); set one for each keypoint, such as 0.1"
+        )
+    return None
+
+
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
     """Set it for every architecture."""
     cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
 
 
-def require_device(device: str, num_processes: int) -> None:
-    """Raise a UserError if the device, or as many of it as there are processes, is not there."""
+def require_device(
+    device: str, num_processes: int, *, key: str = "MODEL.DEVICE", on_cpu: str = "MODEL.DEVICE cpu"
+) -> None:
+    """Raise a UserError if the device, or as many of it as there are processes, is not there.
+
+    Args:
+        key: what the message calls the device's setting.
+        on_cpu: the words on the command line that set it to the CPU.
+    """
     try:
         wanted = torch.device(device)
         num_devices = torch.get_device_module(wanted).device_count()
     except (RuntimeError, AttributeError) as error:
         raise UserError(
-            f"MODEL.DEVICE is {device!r}, on which this PyTorch cannot compute; name cpu, cuda or mps, or one of "
+            f"{key} is {device!r}, on which this PyTorch cannot compute; name cpu, cuda or mps, or one of "
             "several, such as cuda:1"
         ) from error
     num_wanted = max(1, num_processes, (wanted.index or 0) + 1)
     if wanted.type != "cpu" and num_devices < num_wanted:
         raise UserError(
-            f"MODEL.DEVICE is {device} and {num_wanted} of it are asked for, but this machine shows {num_devices}. "
-            "Train on the CPU with --num-gpus 0, or on N processes of it with --num-gpus N MODEL.DEVICE cpu"
+            f"{key} is {device} and {num_wanted} of it are asked for, but this machine shows {num_devices}. "
+            f"Train on the CPU with --num-gpus 0, or on N processes of it with --num-gpus N {on_cpu}"
         )

@@ -237,7 +237,7 @@ class Trainer(SimpleTrainer):
         # Detectron2's DefaultTrainer has the optimizer one level deeper.
         state = {**state_dict.get("_trainer", {}), **state_dict}
         super().load_state_dict(state)
-        if scaler := state.get("scaler"):
+        if scaler := state.get("scaler") or state.get("grad_scaler"):  # Detectron2's own name
             self.scaler.load_state_dict(scaler)
 
 

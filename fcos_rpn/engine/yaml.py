@@ -59,7 +59,8 @@ def read_config(args: argparse.Namespace, num_processes: int = 1) -> CfgNode:
     Raises:
         UserError: on a mistake in them, a missing device, or an output folder that cannot be made.
     """
-    cfg = read_config_file(find_config(args.config_file), args.opts)
+    args.config_file = str(find_config(args.config_file))  # Detectron2's setup reads the file once more
+    cfg = read_config_file(args.config_file, args.opts)
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
     cfg.DATASETS.TRAIN_FOLDERS = args.train or cfg.DATASETS.TRAIN_FOLDERS

@@ -85,7 +85,9 @@ class FCOSCore(nn.Module):
         strides = [input_shape[name].stride for name in in_features]
         channels = {input_shape[name].channels for name in in_features}
         if len(channels) != 1:
-            raise ValueError(f"the levels {list(in_features)} must have the same number of channels, got {channels}")
+            raise ArgumentError(
+                "in_features", f"{', '.join(in_features)} must have the same number of channels, not {sorted(channels)}"
+            )
         sizes_of_interest = cfg.MODEL.FCOS.SIZES_OF_INTEREST or default_sizes_of_interest(strides)
         head = keys.build(
             FCOSHead, cfg, keys.HEAD, in_channels=channels.pop(), strides=strides, num_classes=num_classes

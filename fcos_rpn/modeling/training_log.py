@@ -69,7 +69,9 @@ def log_training_step(
         found[ZERO_SIZE] = (ltrb[:, :2] + ltrb[:, 2:] <= 0).any(dim=1).float().mean()
         if predictions.centerness is not None:
             wanted = losses.centerness_targets(ltrb, targets)
-            found["centerness_entropy"] = F.binary_cross_entropy(wanted, wanted) * losses.weights["ctr"] * weight
+            with torch.autocast(wanted.device.type, enabled=False):  # a GPU's autocast refuses this function
+                entropy = F.binary_cross_entropy(wanted.float(), wanted.float())
+            found["centerness_entropy"] = entropy * losses.weights["ctr"] * weight
     storage = get_event_storage()
     storage.put_scalars(**{f"{role}/{name}": float(value) for name, value in found.items()}, smoothing_hint=False)
     if ZERO_SIZE in found:

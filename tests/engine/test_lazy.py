@@ -150,3 +150,15 @@ def test_batch_must_be_divisible_among_the_processes(monkeypatch):
 def test_mixed_precision_on_the_cpu_is_refused():
     with pytest.raises(UserError, match=r"train\.amp\.precision float16 needs a GPU"):
         lazy.build_trainer(lazy.load(FILE, ["train.amp.enabled=True", "train.device=cpu"]))
+
+
+def test_optimizer_and_schedule_are_those_of_a_model_that_is_given(coco_folder, tmp_path):
+    cfg = lazy.load(FILE, ["train.device=cpu", "dataloader.train.num_workers=0"])
+    cfg.train.output_dir = str(tmp_path / "output")
+    cfg.train.folders = {"train": [list(coco_folder)], "test": []}
+    lazy.use_folders(cfg)
+    model = torch.nn.Linear(1, 1)
+    trainer = lazy.build_trainer(cfg, model=model, evaluate=None)
+    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    assert {*map(id, parameters)} == {*map(id, model.parameters())}
+    assert trainer.scheduler.optimizer is trainer.optimizer

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -9,9 +10,11 @@ import torch
 from detectron2.config import CfgNode
 
 from fcos_rpn import UserError
+from fcos_rpn.commands.train_net import build_argument_parser
+from fcos_rpn.engine import lazy, yaml
 from fcos_rpn.engine.setup import require_device, use_datasets
 from tests.data.small_coco import coco_with_shapes, write_coco
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_coco_folder
 from tests.traps import Trap
 
 
@@ -154,3 +157,30 @@ def test_mps_is_looked_for(monkeypatch):
 def test_devices_that_pytorch_does_not_know(device):
     with pytest.raises(UserError, match=f"is '{device}', on which this PyTorch cannot compute; name cpu, cuda or mps"):
         require_device(device, 1)
+
+
+def test_numbers_of_keypoints_that_do_not_fit_are_named(tmp_path):
+    images, json_file = write_coco_folder(tmp_path / "coco")
+    content = json.loads(Path(json_file).read_text())
+    content["categories"][0]["keypoints"] = ["head", "tail"]
+    Path(json_file).write_text(json.dumps(content))
+    cfg = tiny_config("GeneralizedRCNNWithProposals")
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.DATASETS.TRAIN_FOLDERS = [[images, json_file]]
+    with pytest.raises(UserError, match=r"name 2 keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is 17; set it 2"):
+        use_datasets(cfg)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 2
+    with pytest.raises(UserError, match=r"TEST.KEYPOINT_OKS_SIGMAS has 17 values .*; set one for each"):
+        use_datasets(cfg)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.1]
+    use_datasets(cfg)
+
+
+def test_a_packaged_config_by_name_becomes_its_file(tmp_path):
+    for front, name in ((yaml, "custom/fcos_mobilenet_v2.yaml"), (lazy, "lazy/fcos_R_50_FPN_1x.py")):
+        args = build_argument_parser().parse_args(["--config-file", name, "--num-gpus", "0"])
+        args.opts = [f"train.output_dir={tmp_path}"] if front is lazy else ["OUTPUT_DIR", str(tmp_path)]
+        front.read_config(args)
+        assert Path(args.config_file).is_file()  # which Detectron2's setup opens
+        assert args.config_file.endswith(name)

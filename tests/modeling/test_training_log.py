@@ -109,6 +109,20 @@ def logged_shares(shown):
         return [share for share, _ in storage.history("rpn/boxes_of_zero_size").values()]
 
 
+def test_figures_are_computed_outside_of_autocast(monkeypatch):
+    """A GPU's autocast refuses the cross-entropy of probabilities."""
+    cross_entropy = torch.nn.functional.binary_cross_entropy
+
+    def spy(*args):
+        assert not torch.is_autocast_enabled("cpu")
+        return cross_entropy(*args)
+
+    monkeypatch.setattr("fcos_rpn.modeling.training_log.F.binary_cross_entropy", spy)
+    with EventStorage() as storage, torch.autocast("cpu", dtype=torch.bfloat16):
+        log(WIDE, centerness=torch.zeros(1, len(LOCATIONS.points)))
+        assert storage.latest()["rpn/centerness_entropy"][0] == pytest.approx(entropy(math.sqrt(0.6)) / 2)
+
+
 def test_the_share_of_boxes_without_a_size_is_logged():
     mixed = [WIDE] * 5 + [FLAT] + [WIDE] * 4
     assert logged_shares([WIDE, FLAT, mixed]) == [0, 1, 0.5]
