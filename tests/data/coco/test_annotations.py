@@ -210,7 +210,7 @@ def test_whole_floats_are_whole_numbers(tmp_path):
 # Repairs
 
 
-def loaded(tmp_path: Path, *annotations: dict[str, Any], **learned: bool) -> CheckedAnnotations:
+def loaded(tmp_path: Path, *annotations: dict[str, Any], **learned: Any) -> CheckedAnnotations:
     """A json whose annotations belong to image 11, of 80 x 60 pixels."""
     defaults = {"image_id": 11, "category_id": 2, "iscrowd": 0, "area": 1.0}
     content = coco_with_shapes() | {

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -7,7 +8,7 @@ from fcos_rpn.data.coco.check import check_json, compare_classes
 from tests.data.small_coco import small_coco, write_coco
 
 
-def check(tmp_path, content: object, **settings: bool) -> CheckedAnnotations:
+def check(tmp_path, content: object, **settings: Any) -> CheckedAnnotations:
     images, json_file = tmp_path / "photos", tmp_path / "pets.json"
     if not images.is_dir():
         write_coco(tmp_path, content)
