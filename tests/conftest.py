@@ -41,4 +41,5 @@ def detectron2_restored():
     for logger, level, propagate, handlers in before:
         for handler in set(logger.handlers) - set(handlers):
             handler.close()
-        logger.level, logger.propagate, logger.handlers = level, propagate, handlers
+        logger.setLevel(level)  # which also forgets what child loggers know of the level
+        logger.propagate, logger.handlers = propagate, handlers

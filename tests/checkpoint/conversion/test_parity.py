@@ -102,6 +102,7 @@ def _assert_detects(ours: nn.Module, expected: list[Detections]) -> None:
 
 @torch.no_grad()
 def test_torchvision(tmp_path):
+    torch.manual_seed(0)  # the same weights in any order of the tests: others may have scores that tie
     theirs = detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, min_size=128, max_size=256).eval()
     head, regression = theirs.head.classification_head, theirs.head.regression_head
     randomize(theirs, ("head.classification_head.conv", "head.regression_head.conv"))
