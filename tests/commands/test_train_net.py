@@ -133,8 +133,7 @@ def test_training_evaluation_and_resuming(arguments, run, tmp_path, front):
     (results,) = json.loads((first / "results.json").read_text()).values()
     assert {"AP", "AP50", "AP75"} <= results["bbox"].keys()
     assert {"AR@100", "AR@1000", "ARs@1000"} <= results["box_proposals"].keys()
-    logged = (first / "log.txt").read_text()
-    _, header, _, *rows = logged.partition("Results on images_instances, in percent:")[2].splitlines()
+    _, header, _, *rows = trained.output.partition("Results on images_instances, in percent:")[2].splitlines()
     assert {"bbox", "box_proposals"} <= {*header.split()}
     assert {"AP", "AR@100", "AR@1000"} <= {row.split(" ")[0] for row in rows}
 

@@ -159,7 +159,7 @@ def test_devices_that_pytorch_does_not_know(device):
         require_device(device, 1)
 
 
-def test_numbers_of_keypoints_that_do_not_fit_are_named(tmp_path):
+def test_numbers_of_keypoints_that_do_not_fit_are_named(tmp_path, detectron2_restored):
     images, json_file = write_coco_folder(tmp_path / "coco")
     content = json.loads(Path(json_file).read_text())
     content["categories"][0]["keypoints"] = ["head", "tail"]
