@@ -30,7 +30,7 @@ class UnlearnedBox(NamedTuple):
     """A box that no location or anchor learns."""
 
     id: int
-    """Of the annotation."""
+    """Id of the annotation."""
     image_id: int
     width: float
     """In pixels of the original image, as `height`."""

@@ -103,7 +103,7 @@ class Report(NamedTuple):
     """ "detections" or "proposals"."""
     curves: PrecisionRecall
     origins: BoxOrigins | None
-    """Of the boxes of all images; None if the model has no FCOS."""
+    """Origins of the boxes of all images; None if the model has no FCOS."""
 
 
 def analyze(model: Any, cfg: CfgNode, title: str) -> Report:

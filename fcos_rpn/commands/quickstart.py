@@ -1,6 +1,6 @@
 """FCOS in both roles on real handwritten digits, from nothing: data, training, figures, pictures.
 
-Writes everything to output/quickstart. Stopped at any moment, the same command goes on where it was.
+Writes everything to output/quickstart. Rerun the same command to resume a stopped run.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from .arguments import command_parser, load_model
 ONE_STAGE = "quickstart/fcos_mobilenet_v2.yaml"
 TWO_STAGE = "quickstart/faster_rcnn_fcos_rpn_mobilenet_v2.yaml"
 
-WHEN_STOPPED = "stopped; the same command goes on from the last checkpoint"
+WHEN_STOPPED = "stopped; rerun the same command to resume from the last checkpoint"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

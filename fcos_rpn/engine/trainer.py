@@ -94,7 +94,7 @@ class Trainer(SimpleTrainer):
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=precision == torch.float16)
         self.keys = {name: name for name in KEYS} | dict(keys or {})
         self.results: Mapping[str, Any] = {}
-        """Of the last evaluation, on the main process."""
+        """Results of the last evaluation; empty on all processes but the main one."""
         self.checkpointer = FCOSCheckpointer(
             model,
             output_dir,

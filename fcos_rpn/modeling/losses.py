@@ -25,9 +25,9 @@ class _Overlap(NamedTuple):
     intersection: Tensor
     union: Tensor
     hull: Tensor
-    """Of the smallest box that contains both."""
+    """Area of the smallest box that contains both."""
     hull_diagonal: Tensor
-    """Its square."""
+    """Square of the diagonal of that box."""
 
 
 def _overlap(ltrb: Tensor, gt_ltrb: Tensor) -> _Overlap:

@@ -33,7 +33,7 @@ MATCHES = [(0.7, "IoU ≥ 0.7", "#35d07f"), (0.5, "≥ 0.5", "#ffc21a"), (0.0, "
 """Least IoU, name and color of the kinds of boxes in `draw_proposals`."""
 
 FUSIONS = {"geometric": "geometric mean", "product": "product"}
-"""Of the post-processor -> in words."""
+"""Score fusion of the post-processor -> its name in pictures."""
 
 MIN_DOT, MAX_DOT = 5, 16  # where the centerness is 1
 
